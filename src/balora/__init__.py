@@ -1,0 +1,27 @@
+"""balora: adapt language models with low-rank adapters, and know and show that the result is fair.
+
+The names below are loaded when they are first used, so that ``import balora`` (and ``balora --help``) never
+waits for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "BALoraConfig": "balora.train",
+    "BALoraTrainer": "balora.train",
+    "BALoraMixin": "balora.train",
+    "audit": "balora.audit",
+}
+
+__all__ = ["BALoraConfig", "BALoraMixin", "BALoraTrainer", "__version__", "audit"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'balora' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -1,0 +1,84 @@
+"""Benchmarks: a model in, samples out; metric families then turn samples into measurements.
+
+A benchmark is one file that opens with dataset + revision + licence, what a sample is, which metrics, and every way
+it differs from the reference implementation. Importing one must not import torch: do that inside ``score``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+
+import pandas as pd
+from pydantic import Field
+
+from balora.plugins import Plugin, PluginOptions, Registry
+from balora.results import Counts, Measurement, Sample
+
+if TYPE_CHECKING:
+    from balora.models import Subject
+
+ModelKind = Literal["causal", "masked", "classifier", "encoder", "seq2seq"]
+
+
+class BenchmarkOptions(PluginOptions):
+    """Options that every benchmark has."""
+
+    limit: int | None = Field(default=None, ge=1, description="score at most this many items, drawn by the seed")
+    batch_tokens: int = Field(default=8192, ge=1, description="tokens in one forward pass, padding included")
+
+
+OptionsT = TypeVar("OptionsT", bound=BenchmarkOptions)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a reader must know before the numbers."""
+
+    dataset: str
+    revision: str
+    licence: str
+    method: str
+    deviations: str = "none known"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The samples of one run, and what became of every item given."""
+
+    samples: pd.DataFrame  # columns: the fields of the benchmark's sample_type
+    counts: Counts
+    notes: list[str] = field(default_factory=list)  # bad rows by file and line, and the like
+
+
+Progress = Callable[[int, int], None]  # (items done, items in all)
+
+
+class Benchmark(Plugin, ABC, Generic[OptionsT]):
+    """One way to assess a model.
+
+    ``headline`` lists the measurement keys that summarise the benchmark, most telling first.
+    """
+
+    kinds: ClassVar[frozenset[ModelKind]]
+    sample_type: ClassVar[type[Sample]]
+    headline: ClassVar[tuple[str, ...]]
+
+    def __init__(self, options: OptionsT) -> None:
+        self.options = options
+
+    @abstractmethod
+    def header(self) -> Header: ...
+
+    @abstractmethod
+    def score(self, subject: Subject, *, seed: int, progress: Progress) -> Scored:
+        """Run the model over the items. Nothing is fetched, and nothing is measured here."""
+
+    @abstractmethod
+    def measure(self, samples: pd.DataFrame, *, seed: int) -> list[Measurement]:
+        """Measurements of recorded samples; needs no model. Calls metric families through their registry."""
+
+
+benchmarks: Registry[Benchmark[BenchmarkOptions]] = Registry("benchmark", __name__)

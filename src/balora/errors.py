@@ -1,0 +1,82 @@
+"""Every error that balora raises on purpose.
+
+Each class is also the standard-library error that fits, so callers may catch either. ``exit_code`` is what the
+command line returns: 2 for wrong use or bad input, 3 for a failure that is not the user's.
+A good message names where (field, or file and line), the value received, the values allowed, and the fix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BaloraError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 2
+
+
+class UsageError(BaloraError, ValueError):
+    """A call or a command that cannot mean anything: wrong argument values or combinations."""
+
+
+class ConfigError(BaloraError, ValueError):
+    """A recipe, study or suite that does not validate."""
+
+
+class DataError(BaloraError, ValueError):
+    """Rows or files whose content cannot be used."""
+
+
+class ModelError(BaloraError, ValueError):
+    """A model that cannot be loaded, or does not fit the task, the adapter or the checkpoint."""
+
+
+class ExportError(BaloraError, ValueError):
+    """An adapter that cannot be saved in the form asked for without changing what it computes."""
+
+
+class CheckpointError(BaloraError, RuntimeError):
+    """A checkpoint or output folder that belongs to another configuration, or is damaged."""
+
+
+class StoreError(BaloraError, RuntimeError):
+    """The result store cannot be opened, written, or migrated."""
+
+
+class StorageError(BaloraError, OSError):
+    """The disk is full, or a folder cannot be written."""
+
+
+class MissingDependencyError(BaloraError, ImportError):
+    """An optional dependency is needed for what was asked."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"this needs the package {module!r}, which is not installed: pip install 'balora[{extra}]'")
+
+
+class NonFiniteLossError(BaloraError, ArithmeticError):
+    """Training met a loss that is NaN or infinite."""
+
+    exit_code = 3
+
+
+class JobError(BaloraError, RuntimeError):
+    """One or more jobs of a study failed; the others are finished and stored."""
+
+    exit_code = 3
+
+
+class Interrupted(BaloraError):
+    """The user or the system asked to stop; everything finished is kept."""
+
+    exit_code = 130
+
+
+def unknown_name(what: str, name: str, allowed: Iterable[str]) -> str:
+    """One line for a misspelt name: the value received, the nearest allowed one, and all allowed ones."""
+    choices = sorted(allowed)
+    near = get_close_matches(name, choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {name!r}{hint} (allowed: {', '.join(choices) or 'none'})"

@@ -1,0 +1,93 @@
+"""One registry per plugin kind, filled by importing every module of the kind's package.
+
+A plugin is one file with a decorated class::
+
+    @regularizers.register("consistency")
+    class Consistency(Regularizer): ...
+
+Discovery imports the package's modules when a name is first looked up. A module that fails to import is an error,
+never a plugin that silently does not exist.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from balora.errors import ConfigError, unknown_name
+
+
+class PluginOptions(BaseModel):
+    """Base of every plugin's own options: strict, so that a misspelt key is an error that names it.
+
+    Field descriptions are the documentation: ``--help`` texts and the docs pages are built from them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Plugin:
+    """Base of every plugin class. ``name`` is set by the decorator that registers it."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type[PluginOptions]] = PluginOptions
+
+
+P = TypeVar("P", bound=Plugin)
+
+
+class Registry(Generic[P]):
+    """Named classes of one plugin kind.
+
+    Args:
+        kind: what one plugin is called in messages, such as ``"regularizer"``.
+        package: dotted name of the package whose modules register themselves.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = package
+        self._classes: dict[str, type[P]] = {}
+        self._scanned = False
+
+    def register(self, name: str) -> Callable[[type[P]], type[P]]:
+        """Decorator: make a class known under ``name``. A name can be taken once."""
+
+        def decorate(cls: type[P]) -> type[P]:
+            known = self._classes.setdefault(name, cls)
+            if known is not cls:
+                raise ConfigError(f"two {self.kind}s are called {name!r}: {known.__module__} and {cls.__module__}")
+            cls.name = name
+            return cls
+
+        return decorate
+
+    def get(self, name: str) -> type[P]:
+        """The class called ``name``; raises ``ConfigError`` that lists the allowed names."""
+        self._scan()
+        if name not in self._classes:
+            raise ConfigError(unknown_name(self.kind, name, self._classes))
+        return self._classes[name]
+
+    def options(self, name: str, values: dict[str, Any]) -> PluginOptions:
+        """``values`` validated by the plugin's own options model (raises pydantic's ``ValidationError``)."""
+        return self.get(name).Options.model_validate(values)
+
+    def names(self) -> list[str]:
+        self._scan()
+        return sorted(self._classes)
+
+    def __iter__(self) -> Iterator[type[P]]:
+        return (self._classes[name] for name in self.names())
+
+    def _scan(self) -> None:
+        if self._scanned:
+            return
+        package = import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            import_module(f"{self.package}.{module.name}")
+        self._scanned = True

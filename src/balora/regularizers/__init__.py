@@ -1,0 +1,124 @@
+"""Regularizers: terms added to the task loss. One file each; a file here never imports another plugin.
+
+Three kinds, because they cost differently (source: the engine may compute the first two chunk by chunk without ever
+holding all logits, so a regularizer says what it needs and never how it is run):
+
+* ``TokenRegularizer``: a sum over rows. A row is an example (NLU) or a label token (NLG); prompt and padding
+  tokens are never rows. Normalised by the row count of the whole optimizer step, so accumulation and data
+  parallelism do not change it.
+* ``BatchRegularizer``: a function of all rows of a micro-batch together. Changes with batch size by its nature.
+* ``ProbeRegularizer``: brings its own small batch of inputs each step and scores the student's outputs on it.
+
+A fourth word, *form*: ``"nlu"`` (classification, ``V`` = number of classes ``D``) or ``"nlg"`` (language modelling,
+``V`` = vocabulary).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from balora.plugins import Plugin, PluginOptions, Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from balora.models.head import Head
+
+Form = Literal["nlu", "nlg"]
+Version = Literal[2024, 2026]
+Schedule = Literal["constant", "cosine", "linear", "quadratic", "two-phase"]
+
+
+class RegularizerOptions(PluginOptions):
+    """Options that every regularizer has. ``None`` stands for the published default of the form and version."""
+
+    weight: float | None = Field(default=None, ge=0, description="factor lambda of the term; 0 turns it off")
+    schedule: Schedule | None = Field(default=None, description="how the weight moves over training")
+    version: Version = Field(default=2026, description="which published form of BA-LoRA to take")
+    warmup: float = Field(
+        default=0.1, gt=0, le=1, description="share of steps of the 'linear' and 'quadratic' warm-up"
+    )
+
+
+@dataclass(frozen=True)
+class RegularizerContext:
+    """What a regularizer may know when it is built."""
+
+    form: Form
+    width: int  # D classes or V vocabulary entries
+    tokenizer: PreTrainedTokenizerBase | None  # for probes
+    seed: int
+    max_length: int
+
+
+class BatchView(Protocol):
+    """The student's rows of one micro-batch. Logits are made only when asked for."""
+
+    @property
+    def hidden(self) -> Tensor | None:
+        """(N, d) inputs of the LM head, with gradient; None under NLU."""
+
+    @property
+    def head(self) -> Head | None:
+        """The LM head; None under NLU."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, V) in float32, with gradient."""
+
+
+class Regularizer(Plugin, ABC):
+    """Base of the three kinds. Attributes ``weight`` and ``schedule`` are resolved (never None) after init."""
+
+    forms: ClassVar[frozenset[Form]] = frozenset(("nlu", "nlg"))
+    uses_teacher: ClassVar[bool] = False
+    Options: ClassVar[type[PluginOptions]] = RegularizerOptions
+
+    def __init__(self, options: RegularizerOptions, context: RegularizerContext) -> None:
+        self.options = options
+        self.context = context
+        defaults = self.defaults(context.form, options.version)
+        self.weight: float = options.weight if options.weight is not None else defaults["weight"]
+        self.schedule: Schedule = options.schedule or defaults["schedule"]
+
+    @classmethod
+    def create(cls, options: RegularizerOptions, context: RegularizerContext) -> Regularizer:
+        """The instance for this form. A plugin whose kind differs by form overrides this."""
+        return cls(options, context)
+
+    @classmethod
+    @abstractmethod
+    def defaults(cls, form: Form, version: Version) -> Mapping[str, Any]:
+        """At least ``weight`` and ``schedule``: the published (or, beyond the papers, our measured) defaults."""
+
+
+class TokenRegularizer(Regularizer):
+    @abstractmethod
+    def per_token(self, student: Tensor, teacher: Tensor | None) -> Tensor:
+        """(n, V) float32 logits of student and teacher (None unless ``uses_teacher``) -> (n,) terms."""
+
+
+class BatchRegularizer(Regularizer):
+    @abstractmethod
+    def batch(self, view: BatchView) -> Tensor:
+        """Scalar term of one micro-batch."""
+
+
+class ProbeRegularizer(Regularizer):
+    @abstractmethod
+    def inputs(self, step: int) -> dict[str, Tensor]:
+        """The probe batch of optimizer step ``step``: a pure function of the step and the seed, so that resuming
+        repeats it. Keys are the model's forward arguments; the loss adds nothing to them."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, step: int) -> Tensor:
+        """Student logits on ``inputs(step)``, (B, D) or (B, T, V), with gradient -> scalar term."""
+
+
+regularizers: Registry[Regularizer] = Registry("regularizer", __name__)

@@ -1,0 +1,153 @@
+"""What an audit is made of, as plain data: samples, measurements, and the result of one benchmark.
+
+A *sample* is one scored item. Benchmarks make samples, metrics turn samples into measurements, so recorded outputs
+of any model can be scored without running it. A *measurement* carries its interval, its count, its ideal value and,
+where it has no value, the reason. Missing data is undefined, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Sample(BaseModel):
+    """One scored item. Columns of the Parquet file are the fields of the class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    schema_version: ClassVar[int] = 1
+
+    id: str = Field(description="identifies the item within its benchmark")
+
+    @classmethod
+    def frame(cls, samples: Iterable[Sample | Mapping[str, Any]]) -> pd.DataFrame:
+        """A data frame with exactly this class's columns, one row a sample, in the given order."""
+        rows = [s.model_dump() if isinstance(s, Sample) else dict(s) for s in samples]
+        return pd.DataFrame(rows, columns=list(cls.model_fields))
+
+
+class ClassificationSample(Sample):
+    """A classifier's answer to one text."""
+
+    groups: list[str] = Field(
+        default_factory=list, description="memberships as 'axis=group', such as 'gender=female'; may be empty or several"
+    )
+    label: int | None = Field(default=None, ge=0, description="true class; None where unknown")
+    scores: list[float] = Field(description="probability of each class, summing to 1")
+    cluster: str | None = Field(
+        default=None, description="items that share a cluster (a template) are resampled together"
+    )
+    variant: str | None = Field(
+        default=None, description="which of a cluster's counterfactual variants this is (the identity term)"
+    )
+
+
+class DriftSample(Sample):
+    """How far one prompt's distribution moved from the base model's, at one layer or at the output."""
+
+    layer: int | None = Field(default=None, description="layer of the logit lens, 0 = embeddings; None = the output")
+    layers: int | None = Field(default=None, description="how many layers the model has")
+    kl: float = Field(description="KL(base || adapted) in nats, mean over the prompt's scored positions")
+    js: float = Field(description="Jensen-Shannon divergence in nats, at most ln 2")
+    rank_change: float = Field(description="mean rank that the base's first choice has in the adapted model, minus 1")
+
+
+class PlantedSample(Sample):
+    """One cell read off a planted-bias world: a group with an attribute, or a subject with its fact."""
+
+    kind: Literal["association", "fact"]
+    group: str | None = Field(default=None, description="the group (association) or None (fact)")
+    attribute: str | None = Field(default=None, description="the attribute (association) or None (fact)")
+    planted: float = Field(description="what the world planted: centred log-odds (association), or 1.0 (fact)")
+    observed: float = Field(description="what the model says: centred log-odds, or the fact's probability")
+
+
+class Measurement(BaseModel):
+    """One number of an audit with all that is needed to judge it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    metric: str = Field(description="the metric's registered name")
+    slice: dict[str, str] = Field(default_factory=dict, description="the part of the data; empty = all of it")
+    value: float | None = Field(description="None where undefined")
+    low: float | None = Field(default=None, description="lower end of the interval")
+    high: float | None = Field(default=None, description="upper end of the interval")
+    n: int = Field(ge=0, description="how many independent units the value rests on")
+    ideal: float | None = Field(description="the value of a perfect model; None where none is stated (a descriptive number)")
+    interval: str | None = Field(default=None, description="how the interval was made, such as 'wilson' or 'bca'")
+    level: float = Field(default=0.95, gt=0, lt=1)
+    undefined_reason: str | None = Field(default=None, description="why there is no value, or no interval")
+
+    @model_validator(mode="after")
+    def _no_value_needs_a_reason(self) -> Self:
+        if (self.value is None or self.low is None or self.high is None) and not self.undefined_reason:
+            raise ValueError(f"{self.metric}: a measurement without a value or an interval must say why")
+        if self.value is None and (self.low is not None or self.high is not None):
+            raise ValueError(f"{self.metric}: an undefined value cannot have an interval")
+        return self
+
+    @property
+    def key(self) -> str:
+        """``metric`` or ``metric[axis=gender,group=female]``: stable, used in stores, checks and reports."""
+        inside = ",".join(f"{k}={v}" for k, v in sorted(self.slice.items()))
+        return f"{self.metric}[{inside}]" if inside else self.metric
+
+
+class Counts(BaseModel):
+    """What became of the items given. ``scored + skipped + errored == given``, always."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    given: int = Field(ge=0)
+    scored: int = Field(ge=0)
+    skipped: int = Field(default=0, ge=0, description="left out for a stated reason: bad rows")
+    errored: int = Field(default=0, ge=0, description="the model gave no usable answer")
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.scored + self.skipped + self.errored != self.given:
+            raise ValueError(
+                f"counts do not add up: {self.scored} scored + {self.skipped} skipped + {self.errored} errored "
+                f"!= {self.given} given"
+            )
+        return self
+
+
+class AuditResult(BaseModel):
+    """One benchmark on one model version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(description="the benchmark's id in this audit; its name unless two share one")
+    benchmark: str = Field(description="the benchmark's registered name")
+    header: dict[str, str] = Field(
+        description="dataset, revision, licence, method, deviations, and how a scorer or lexicon was chosen"
+    )
+    options: dict[str, Any] = Field(default_factory=dict)
+    seed: int
+    counts: Counts
+    notes: list[str] = Field(default_factory=list, description="bad rows by file and line, groups not assessed")
+    measurements: list[Measurement] = Field(default_factory=list)
+    error: str | None = Field(default=None, description="why the benchmark failed; its measurements are then empty")
+
+    def get(self, key: str) -> Measurement | None:
+        """The measurement with this ``key`` (see ``Measurement.key``), or None."""
+        return next((m for m in self.measurements if m.key == key), None)
+
+
+def undefined(
+    metric: str, reason: str, *, n: int = 0, ideal: float | None, slice: Mapping[str, str] | None = None
+) -> Measurement:
+    """A measurement that has no value, and why."""
+    return Measurement(
+        metric=metric, slice=dict(slice or {}), value=None, n=n, ideal=ideal, undefined_reason=reason
+    )
+
+
+def find(results: Sequence[AuditResult], path: str) -> Measurement | None:
+    """The measurement at ``<benchmark id>/<measurement key>``, such as ``planted/retained_bias``."""
+    identifier, _, key = path.partition("/")
+    return next((r.get(key) for r in results if r.id == identifier), None)

@@ -3,6 +3,7 @@
 import peft
 import pytest
 import torch
+
 from tiny import (
     ARCHITECTURES,
     BOS,

@@ -147,8 +147,8 @@ ARCHITECTURES: dict[str, Architecture] = {
 def tiny_model(arch: str, task: Task, seed: int = 0, **config_overrides: Any) -> PreTrainedModel:
     """Build a tiny model in eval mode; the global random state is left as it was.
 
-    Dropout stays at the architecture's default (0.1 for GPT-2, OPT, T5 and the encoders): call `.train()` to have
-    it. `config_overrides` win over every default here, e.g. `vocab_size=len(tokenizer)`, `num_labels=2`.
+    Dropout stays at the architecture's default (0.1 for GPT-2, OPT, T5 and the encoders): call `.train()` to
+    have it. `config_overrides` win over every default here, e.g. `vocab_size=len(tokenizer)`.
     """
     spec = ARCHITECTURES[arch]
     if task not in spec.tasks:
@@ -234,8 +234,8 @@ def tiny_tokenizer(
     """Train a tokenizer on `texts` (the module's SENTENCES where None) with at most `vocab_size` entries.
 
     `word` gives one token to each word and punctuation mark, `bpe` splits words into pieces. No special token
-    is added around a text. With `chat_template` the role markers are special tokens too, and the template marks
-    what the assistant says (`return_assistant_tokens_mask`).
+    is added around a text. With `chat_template` the role markers are special tokens too, and the template
+    marks what the assistant says (`return_assistant_tokens_mask`).
     """
     corpus = list(SENTENCES if texts is None else texts)
     special = [*SPECIAL_TOKENS, *(ROLE_TOKENS if chat_template else ())]

@@ -7,6 +7,7 @@ documentation.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from balora.errors import ConfigError, unknown_name
 from balora.plugins import P, PluginOptions, Registry
+
+
+ModelKind = Literal["causal", "masked", "classifier", "encoder", "seq2seq"]
 
 
 class Config(BaseModel):
@@ -59,23 +63,38 @@ class ModelConfig(Config):
     """The pre-trained model."""
 
     path: str = Field(description="folder of a transformers model, or a hub name")
-    revision: str | None = Field(default=None, description="hub revision; pin it for work that must be repeated")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="dtype of the frozen base")
-    trust_remote_code: bool = Field(default=False, description="run code that comes with the model; off unless trusted")
+    revision: str | None = Field(
+        default=None, description="hub revision; pin it for work that must be repeated"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="dtype of the frozen base"
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="run code that comes with the model; off unless trusted"
+    )
 
 
 class DataSource(Config):
     """Rows from a file, a local ``datasets`` folder, or a hub name."""
 
-    path: str = Field(description="JSONL, CSV, TSV or Parquet file, a folder saved by datasets, or a hub name")
+    path: str = Field(
+        description="JSONL, CSV, TSV or Parquet file, a folder saved by datasets, or a hub name"
+    )
     split: str = Field(default="train", description="split of a datasets folder or hub dataset")
     part: Literal["all", "train", "holdout"] = Field(
-        default="all", description="which side of the hold-out split to take; equal texts fall on the same side"
+        default="all",
+        description="which side of the hold-out split to take; equal texts fall on the same side",
     )
-    holdout: float = Field(default=0.2, gt=0, lt=1, description="share of the rows on the 'holdout' side, by content hash")
-    limit: int | None = Field(default=None, ge=1, description="take at most this many rows, drawn by sample_seed")
-    sample_seed: int = Field(default=0, description="seed of that draw; the same rows for every training seed")
-    max_bad_rows: float = Field(default=0.01, ge=0, le=1, description="share of bad rows above which the run stops")
+    holdout: float = Field(default=0.2, gt=0, lt=1, description="share of rows held out, by content hash")
+    limit: int | None = Field(
+        default=None, ge=1, description="take at most this many rows, drawn by sample_seed"
+    )
+    sample_seed: int = Field(
+        default=0, description="seed of that draw; the same rows for every training seed"
+    )
+    max_bad_rows: float = Field(
+        default=0.01, ge=0, le=1, description="share of bad rows above which the run stops"
+    )
 
 
 class Columns(Config):
@@ -98,7 +117,9 @@ class DataConfig(Config):
         default=None, description="class names in order of their ids; default: 0..max of an integer column"
     )
     max_length: int = Field(default=512, ge=2, description="tokens kept of one row")
-    chat_template: bool = Field(default=True, description="instruction: use the tokenizer's chat template if it has one")
+    chat_template: bool = Field(
+        default=True, description="instruction: use the tokenizer's chat template if any"
+    )
 
 
 class TrainingConfig(Config):
@@ -115,8 +136,12 @@ class TrainingConfig(Config):
     max_grad_norm: float = Field(default=1.0, gt=0)
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="autocast precision")
     gradient_checkpointing: Literal["off", "reentrant", "non-reentrant"] = "off"
-    group_by_length: bool = Field(default=True, description="batch rows of similar length: less padding, same rows")
-    save_steps: int | None = Field(default=None, ge=1, description="steps between checkpoints; default: 10 a run")
+    group_by_length: bool = Field(
+        default=True, description="batch rows of similar length: less padding, same rows"
+    )
+    save_steps: int | None = Field(
+        default=None, ge=1, description="steps between checkpoints; default: 10 a run"
+    )
     keep_checkpoints: int = Field(default=2, ge=1)
     log_steps: int = Field(default=10, ge=1)
 
@@ -129,7 +154,8 @@ class Recipe(Config):
     method: PluginChoice = PluginChoice(name="balora")
     rank: int = Field(default=16, ge=1, description="adapter rank; ignored by methods that have none")
     regularizers: dict[str, dict[str, Any] | None] = Field(
-        default_factory=dict, description="regularizer -> its options, merged over the method's preset; null drops one"
+        default_factory=dict,
+        description="regularizer -> its options, merged over the method's preset; null drops one",
     )
     training: TrainingConfig = TrainingConfig()
     output: str = Field(description="folder for the adapter, its checkpoints and its log")
@@ -164,7 +190,9 @@ class StudyMethod(Config):
     regularizers: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
     ranks: list[int] | None = Field(default=None, description="instead of the study's ranks")
     seeds: list[int] | None = Field(default=None, description="instead of the study's seeds")
-    training: dict[str, Any] = Field(default_factory=dict, description="training fields that differ for this method")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="training fields that differ for this method"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -182,20 +210,25 @@ class Question(Config):
 
     bias: str = Field(description="'<benchmark id>/<measurement key>' of the bias to plot against rank")
     quality: str = Field(description="the same for task quality")
-    bias_margin: float = Field(default=0.05, gt=0, description="largest harmless excess of bias over full fine-tuning")
-    quality_margin: float = Field(default=0.02, gt=0, description="largest harmless loss of quality to full fine-tuning")
+    bias_margin: float = Field(
+        default=0.05, gt=0, description="largest harmless excess over full fine-tuning"
+    )
+    quality_margin: float = Field(default=0.02, gt=0, description="largest harmless loss to full fine-tuning")
 
 
 class StudyConfig(Config):
     """A grid of methods x ranks x seeds, with full fine-tuning and the untouched base as anchors."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    recipe: dict[str, Any] = Field(description="a recipe without method, rank, seed and output: the study fills them")
+    recipe: dict[str, Any] = Field(
+        description="a recipe without method, rank, seed and output: the study fills them"
+    )
     methods: list[StudyMethod] = Field(min_length=1)
     ranks: list[int] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
     full: bool | dict[str, Any] = Field(
-        default=True, description="anchor: full fine-tuning; a mapping gives training fields that differ for it"
+        default=True,
+        description="anchor: full fine-tuning; a mapping gives training fields that differ for it",
     )
     base: bool = Field(default=True, description="anchor: the untouched base model")
     ablations: list[StudyMethod] = Field(
@@ -211,7 +244,7 @@ C = TypeVar("C", bound=Config)
 
 
 def load(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
-    """A configuration from a YAML file with ``key.sub=value`` overrides, or a ``ConfigError`` that says where and why."""
+    """A configuration from a YAML file with ``key.sub=value`` overrides; ``ConfigError`` says where and why."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -235,7 +268,11 @@ def load(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
 
 
 def explain(
-    error: ValidationError, cls: type[BaseModel], *, prefix: str, lines: Mapping[tuple[str, ...], int] | None = None
+    error: ValidationError,
+    cls: type[BaseModel],
+    *,
+    prefix: str,
+    lines: Mapping[tuple[str, ...], int] | None = None,
 ) -> str:
     """A pydantic error as short lines: where, what was received, what is allowed, and the fix."""
     found = []
@@ -278,10 +315,8 @@ def _override(raw: dict[str, Any], item: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: {text!r} is not a YAML value: {error}") from None
     if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text; everyone who types it means the number
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     *parents, last = key.split(".")
     node = raw
     for parent in parents:

@@ -33,7 +33,7 @@ class ClassificationSample(Sample):
     """A classifier's answer to one text."""
 
     groups: list[str] = Field(
-        default_factory=list, description="memberships as 'axis=group', such as 'gender=female'; may be empty or several"
+        default_factory=list, description="memberships as 'axis=group', such as 'gender=female'"
     )
     label: int | None = Field(default=None, ge=0, description="true class; None where unknown")
     scores: list[float] = Field(description="probability of each class, summing to 1")
@@ -48,11 +48,15 @@ class ClassificationSample(Sample):
 class DriftSample(Sample):
     """How far one prompt's distribution moved from the base model's, at one layer or at the output."""
 
-    layer: int | None = Field(default=None, description="layer of the logit lens, 0 = embeddings; None = the output")
+    layer: int | None = Field(
+        default=None, description="layer of the logit lens, 0 = embeddings; None = the output"
+    )
     layers: int | None = Field(default=None, description="how many layers the model has")
     kl: float = Field(description="KL(base || adapted) in nats, mean over the prompt's scored positions")
     js: float = Field(description="Jensen-Shannon divergence in nats, at most ln 2")
-    rank_change: float = Field(description="mean rank that the base's first choice has in the adapted model, minus 1")
+    rank_change: float = Field(
+        description="mean rank that the base's first choice has in the adapted model, minus 1"
+    )
 
 
 class PlantedSample(Sample):
@@ -61,7 +65,9 @@ class PlantedSample(Sample):
     kind: Literal["association", "fact"]
     group: str | None = Field(default=None, description="the group (association) or None (fact)")
     attribute: str | None = Field(default=None, description="the attribute (association) or None (fact)")
-    planted: float = Field(description="what the world planted: centred log-odds (association), or 1.0 (fact)")
+    planted: float = Field(
+        description="what the world planted: centred log-odds (association), or 1.0 (fact)"
+    )
     observed: float = Field(description="what the model says: centred log-odds, or the fact's probability")
 
 
@@ -76,8 +82,10 @@ class Measurement(BaseModel):
     low: float | None = Field(default=None, description="lower end of the interval")
     high: float | None = Field(default=None, description="upper end of the interval")
     n: int = Field(ge=0, description="how many independent units the value rests on")
-    ideal: float | None = Field(description="the value of a perfect model; None where none is stated (a descriptive number)")
-    interval: str | None = Field(default=None, description="how the interval was made, such as 'wilson' or 'bca'")
+    ideal: float | None = Field(description="the value of a perfect model; None for a descriptive number")
+    interval: str | None = Field(
+        default=None, description="how the interval was made, such as 'wilson' or 'bca'"
+    )
     level: float = Field(default=0.95, gt=0, lt=1)
     undefined_reason: str | None = Field(default=None, description="why there is no value, or no interval")
 
@@ -129,9 +137,13 @@ class AuditResult(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     seed: int
     counts: Counts
-    notes: list[str] = Field(default_factory=list, description="bad rows by file and line, groups not assessed")
+    notes: list[str] = Field(
+        default_factory=list, description="bad rows by file and line, groups not assessed"
+    )
     measurements: list[Measurement] = Field(default_factory=list)
-    error: str | None = Field(default=None, description="why the benchmark failed; its measurements are then empty")
+    error: str | None = Field(
+        default=None, description="why the benchmark failed; its measurements are then empty"
+    )
 
     def get(self, key: str) -> Measurement | None:
         """The measurement with this ``key`` (see ``Measurement.key``), or None."""

@@ -1,0 +1,127 @@
+"""Tables of the result store. Every change here needs a migration in ``migrations/versions``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+def now() -> datetime:
+    """This moment, in UTC."""
+    return datetime.now(UTC)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    # Named constraints, so that later migrations can alter them on every database.
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {dict[str, Any]: JSON, list[str]: JSON, datetime: DateTime(timezone=True)}  # noqa: RUF012
+
+
+class ModelVersionRow(Base):
+    """A model as it can be audited: a base, or a base with what was trained on it."""
+
+    __tablename__ = "model_version"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), index=True)
+    digest: Mapped[str] = mapped_column(
+        String(64), unique=True
+    )  # of the fields that make the version what it is
+    parent_id: Mapped[int | None] = mapped_column(
+        ForeignKey("model_version.id")
+    )  # the base it was trained from
+    base: Mapped[str] = mapped_column(Text)
+    method: Mapped[str | None] = mapped_column(String(64))  # None: the untouched base
+    rank: Mapped[int | None]
+    seed: Mapped[int | None]
+    artifact: Mapped[str | None] = mapped_column(Text)  # folder of the adapter or model
+    recipe: Mapped[dict[str, Any]]
+    data_digest: Mapped[str | None] = mapped_column(String(64))
+    git_commit: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class StudyRow(Base):
+    """A study: the grid as it was last asked for. Its runs know by ``job_key`` what exactly they computed."""
+
+    __tablename__ = "study"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), index=True)
+    config: Mapped[dict[str, Any]]
+    environment: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
+
+
+class RunRow(Base):
+    """One finished or failed piece of work: a study's job, or an audit."""
+
+    __tablename__ = "run"
+    __table_args__ = (UniqueConstraint("study_id", "job_key"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))  # "job" | "audit"
+    status: Mapped[str] = mapped_column(String(16), index=True)  # "finished" | "failed"
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
+    job_key: Mapped[str | None] = mapped_column(String(64))
+    model_version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"), index=True)
+    label: Mapped[str] = mapped_column(String(255))
+    cost: Mapped[dict[str, Any]]  # trainable_parameters, train_seconds, peak_memory_bytes, steps, ...
+    environment: Mapped[dict[str, Any]]
+    error: Mapped[str | None] = mapped_column(Text)
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime]
+    version: Mapped[ModelVersionRow | None] = relationship(lazy="joined")
+    audits: Mapped[list[AuditRow]] = relationship(
+        back_populates="run", cascade="all, delete-orphan", order_by="AuditRow.id"
+    )
+
+
+class AuditRow(Base):
+    """One benchmark of one run."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), index=True)
+    identifier: Mapped[str] = mapped_column(String(64))
+    benchmark: Mapped[str] = mapped_column(String(64), index=True)
+    header: Mapped[dict[str, Any]]
+    options: Mapped[dict[str, Any]]
+    seed: Mapped[int]
+    counts: Mapped[dict[str, Any]]
+    notes: Mapped[list[str]]
+    error: Mapped[str | None] = mapped_column(Text)
+    run: Mapped[RunRow] = relationship(back_populates="audits")
+    measurements: Mapped[list[MeasurementRow]] = relationship(
+        back_populates="audit", cascade="all, delete-orphan", order_by="MeasurementRow.id"
+    )
+
+
+class MeasurementRow(Base):
+    """One measurement; the columns of ``balora.results.Measurement``."""
+
+    __tablename__ = "measurement"
+    __table_args__ = (Index("ix_measurement_metric_audit_id", "metric", "audit_id"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    audit_id: Mapped[int] = mapped_column(ForeignKey("audit.id", ondelete="CASCADE"), index=True)
+    metric: Mapped[str] = mapped_column(String(128))
+    slice: Mapped[dict[str, Any]]
+    value: Mapped[float | None]
+    low: Mapped[float | None]
+    high: Mapped[float | None]
+    n: Mapped[int]
+    ideal: Mapped[float | None]
+    interval: Mapped[str | None] = mapped_column(String(64))
+    level: Mapped[float]
+    undefined_reason: Mapped[str | None] = mapped_column(Text)
+    audit: Mapped[AuditRow] = relationship(back_populates="measurements")

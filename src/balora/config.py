@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from balora.errors import ConfigError, unknown_name
 from balora.plugins import P, PluginOptions, Registry
 
-
 ModelKind = Literal["causal", "masked", "classifier", "encoder", "seq2seq"]
 
 

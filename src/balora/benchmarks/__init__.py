@@ -9,18 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import pandas as pd
 from pydantic import Field
 
+from balora.config import ModelKind
 from balora.plugins import Plugin, PluginOptions, Registry
 from balora.results import Counts, Measurement, Sample
 
 if TYPE_CHECKING:
     from balora.models import Subject
-
-ModelKind = Literal["causal", "masked", "classifier", "encoder", "seq2seq"]
 
 
 class BenchmarkOptions(PluginOptions):

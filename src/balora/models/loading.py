@@ -1,0 +1,394 @@
+"""Load tokenizers, pre-trained models and adapters; find out what kind a model is.
+
+Only safetensors weights are read. A weight that the checkpoint lacks is an error unless it belongs to a head that the
+task adds to the model: such a head starts from a seed, so that a run can be repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto import modeling_auto
+from transformers.utils import logging as transformers_logging
+
+from balora.config import ModelConfig, ModelKind
+from balora.errors import ModelError
+
+LABELS_FILE = "labels.json"  # beside an adapter with a classification head: class names in order of their ids
+_AUTO: dict[ModelKind, Any] = {
+    "causal": transformers.AutoModelForCausalLM,
+    "masked": transformers.AutoModelForMaskedLM,
+    "classifier": transformers.AutoModelForSequenceClassification,
+    "seq2seq": transformers.AutoModelForSeq2SeqLM,
+    "encoder": transformers.AutoModel,
+}
+_CLASS_NAMES: dict[ModelKind, Any] = {  # model_type -> class name(s), as transformers lists them
+    "classifier": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "seq2seq": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    "masked": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    "causal": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "encoder": modeling_auto.MODEL_MAPPING_NAMES,
+}
+_TASK_KINDS: dict[str, ModelKind] = {
+    "SEQ_CLS": "classifier",
+    "CAUSAL_LM": "causal",
+    "SEQ_2_SEQ_LM": "seq2seq",
+}
+
+
+@dataclass
+class Subject:
+    """A model to assess, with its tokenizer and the way back to the original model.
+
+    ``base`` is the original model where it is a separate one (a full fine-tune), else None.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    kind: ModelKind
+    name: str
+    base: PreTrainedModel | None = None
+
+    @contextmanager
+    def as_base(self) -> Iterator[PreTrainedModel | PeftModel]:
+        """The model that computes the *original* model's outputs, for the length of the block.
+
+        The separately loaded base, or this model with its adapter switched off, or this model itself when it is the
+        original one. The model's state afterwards is what it was.
+        """
+        from balora.models.teacher import adapters_off
+
+        if self.base is not None:
+            yield self.base
+        elif isinstance(self.model, PeftModel):
+            with adapters_off(self.model):
+                yield self.model
+        else:
+            yield self.model
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer. A missing pad token is set to the end-of-text (or else the unknown) token."""
+    with _loading(config, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    if tokenizer.pad_token_id is None:
+        substitute = tokenizer.eos_token or tokenizer.unk_token
+        if substitute is None:
+            raise ModelError(
+                f"model {config.path!r}: its tokenizer has no pad, end-of-text or unknown token, so rows cannot be "
+                "batched; add a pad token to the tokenizer and save it beside the model"
+            )
+        tokenizer.pad_token = substitute
+    return tokenizer
+
+
+def detect_kind(path: str | Path, revision: str | None = None) -> ModelKind:
+    """What a model is, read off its configuration: the class it was saved as, or else its model type.
+
+    Raises:
+        ModelError: the configuration cannot be read, or the model is none of the supported kinds.
+    """
+    reference = ModelConfig(path=str(path), revision=revision)
+    with _loading(reference, "configuration"):
+        config = AutoConfig.from_pretrained(reference.path, revision=revision)
+    for saved_as in config.architectures or []:
+        for kind, names in _CLASS_NAMES.items():
+            if saved_as in _flat(names.values()) and not (kind == "causal" and _is_encoder(config)):
+                return kind
+    for kind in ("seq2seq", "encoder", "causal"):
+        fits = config.model_type in _CLASS_NAMES[kind]
+        if (
+            fits
+            and (kind != "encoder" or _is_encoder(config))
+            and (kind != "seq2seq" or config.is_encoder_decoder)
+        ):
+            return kind
+    saved = ", ".join(config.architectures or []) or "no class named in its configuration"
+    raise ModelError(
+        f"model {reference.path!r}: a {config.model_type!r} model ({saved}) is none of the supported kinds "
+        f"(allowed: {', '.join(sorted(_AUTO))})"
+    )
+
+
+def load_base(
+    config: ModelConfig, kind: ModelKind, *, labels: Sequence[str] | None = None, seed: int = 0
+) -> PreTrainedModel:
+    """A pre-trained model with the head that ``kind`` needs, in eval mode.
+
+    Args:
+        config: where the model is, and the dtype of its weights.
+        kind: what the model shall do; a model that cannot is refused.
+        labels: class names of a classifier in order of their ids; None keeps what the model's configuration says.
+        seed: seeds the weights of a head that the checkpoint lacks. The global random state is left as it was.
+
+    Raises:
+        ModelError: no such model, damaged or missing weights, or a model that does not fit ``kind`` or ``labels``.
+    """
+    with _loading(config, "configuration"):
+        settings = AutoConfig.from_pretrained(
+            config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    _check_fits(config, settings, kind)
+    if kind == "classifier" and labels is not None:
+        settings.num_labels = len(labels)
+        settings.id2label = dict(enumerate(labels))
+        settings.label2id = {label: i for i, label in enumerate(labels)}
+    with _loading(config, f"{kind} model"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, info = _AUTO[kind].from_pretrained(
+            config.path,
+            config=settings,
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            use_safetensors=True,
+            trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
+        )
+    _check_weights(config, model, kind, info["missing_keys"])
+    if kind == "classifier" and model.config.pad_token_id is None:
+        # Decoder classifiers read the last token that is not padding, and refuse a batch without this.
+        model.config.pad_token_id = load_tokenizer(config).pad_token_id
+    return model.eval()
+
+
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Names of the modules that a classification task adds to the pre-trained model: they train in full.
+
+    Everything beside the pre-trained backbone, and a pooler of the backbone that the checkpoint did not hold.
+    """
+    backbone = model.base_model_prefix
+    names = [
+        n for n, child in model.named_children() if n != backbone and any(True for _ in child.parameters())
+    ]
+    fresh: list[str] = getattr(model, "balora_fresh_modules", [])
+    return names + [name for name in fresh if name.startswith(f"{backbone}.")]
+
+
+def attach_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """``base`` with the adapter in ``folder``, loaded by PEFT alone, in eval mode.
+
+    Raises:
+        ModelError: the folder holds no adapter, it is damaged, or it belongs to another base; names what differs.
+    """
+    shapes, config = read_adapter(folder)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Found missing adapter keys", UserWarning
+            )  # checked below, as an error
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+            model = PeftModel.from_pretrained(base, str(folder), config=config)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        differ = [line.strip() for line in str(error).splitlines() if "mismatch" in line] or [str(error)]
+        raise ModelError(
+            f"adapter {folder}: does not fit the base model {base.config.name_or_path!r}: "
+            + "; ".join(differ[:4])
+        ) from None
+    wanted = set(_adapter_state(model))
+    missing, unknown = sorted(wanted - set(shapes)), sorted(set(shapes) - wanted)
+    if missing or unknown:
+        raise ModelError(
+            f"adapter {folder}: does not fit the base model {base.config.name_or_path!r}: "
+            f"{len(missing)} weights are missing{_examples(missing)}, "
+            f"{len(unknown)} have no place in the model{_examples(unknown)}"
+        )
+    return model.eval()
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, tuple[int, ...]], PeftConfig]:
+    """Shapes of an adapter's weights by name, and its configuration; ``ModelError`` where either is unusable."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            found = (
+                ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
+            )
+            raise ModelError(f"adapter {folder}: holds no {name} (found: {found or 'nothing'})")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ModelError(f"adapter {folder}: adapter_config.json cannot be read: {error}") from None
+    try:
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"adapter {folder}: adapter_model.safetensors is damaged: {error}") from None
+    return shapes, config
+
+
+def load_subject(
+    model: ModelConfig,
+    *,
+    adapter: Path | None = None,
+    base: ModelConfig | None = None,
+    kind: ModelKind | None = None,
+    name: str = "",
+    seed: int = 0,
+) -> Subject:
+    """A model to assess: plain, with an adapter, or a full fine-tune beside the base it came from.
+
+    Args:
+        model: the original base (with ``adapter``), or the model itself.
+        adapter: folder of a PEFT adapter for ``model``.
+        base: the original model of a full fine-tune, which ``Subject.as_base`` gives.
+        kind: default: what the adapter was trained for, or else what the model's configuration says.
+        name: what reports call it; default: the folder's name.
+        seed: seeds the head of a base that has none for this kind.
+    """
+    adapter_config = read_adapter(adapter)[1] if adapter else None
+    if kind is None and adapter_config is not None and adapter_config.task_type in _TASK_KINDS:
+        kind = _TASK_KINDS[adapter_config.task_type]
+    kind = kind or detect_kind(model.path, model.revision)
+    labels = adapter_labels(adapter) if adapter and kind == "classifier" else None
+    loaded: PreTrainedModel | PeftModel = load_base(model, kind, labels=labels, seed=seed)
+    original = None
+    if adapter:
+        if getattr(adapter_config, "bias", "none") != "none":
+            # Trained biases replace the base's own, so the adapter switched off is not the base.
+            original = load_base(model, kind, labels=labels, seed=seed)
+        loaded = attach_adapter(loaded, adapter)
+    elif base is not None:
+        class_names = [str(loaded.config.id2label[i]) for i in range(loaded.config.num_labels)]
+        original = load_base(base, kind, labels=class_names if kind == "classifier" else None, seed=seed)
+    name = name or (adapter.resolve().name if adapter else Path(model.path).name)
+    return Subject(loaded, load_tokenizer(model), kind, name, original)
+
+
+def adapter_labels(adapter: Path) -> list[str] | None:
+    """Class names of an adapter with a classification head, or placeholders by the head's size; None without one."""
+    if (file := adapter / LABELS_FILE).is_file():
+        try:
+            names = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{file}: not valid JSON: {error}") from None
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise ModelError(f"{file}: must be a list of class names, got {names!r}")
+        return names
+    head = [
+        shape[0]
+        for key, shape in read_adapter(adapter)[0].items()
+        if key.endswith(
+            ("classifier.weight", "score.weight", "classifier.out_proj.weight", "_head.out_proj.weight")
+        )
+    ]
+    return [f"LABEL_{i}" for i in range(head[0])] if head else None
+
+
+@contextmanager
+def _loading(config: ModelConfig, what: str) -> Iterator[None]:
+    """Quiet loading whose failures are ``ModelError``."""
+    path = Path(config.path)
+    if not path.is_dir() and (path.is_absolute() or config.path.startswith(".") or len(path.parts) > 2):
+        raise ModelError(f"model {config.path!r}: no such folder")
+    try:
+        with _quiet():
+            yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"model {config.path!r}: its {what} cannot be loaded: " + " ".join(lines[:4])
+        ) from error
+
+
+class _LoadReport(logging.Filter):
+    """Lets everything pass but the table of missing and mismatched weights, which become errors of our own."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger, silence = logging.getLogger("transformers.modeling_utils"), _LoadReport()
+    bar = transformers_logging.is_progress_bar_enabled()
+    logger.addFilter(silence)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.removeFilter(silence)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _check_fits(config: ModelConfig, settings: Any, kind: ModelKind) -> None:
+    able = [k for k, names in _CLASS_NAMES.items() if settings.model_type in names]
+    if _is_encoder(settings):
+        able = [k for k in able if k != "causal"]  # transformers would run it as an untrained decoder
+    else:
+        able = [k for k in able if k != "masked" or settings.is_encoder_decoder]
+    if kind not in able and not config.trust_remote_code:
+        raise ModelError(
+            f"model {config.path!r}: a {settings.model_type!r} model cannot serve as a {kind} model "
+            f"(it can serve as: {', '.join(sorted(able)) or 'none of the supported kinds'})"
+        )
+
+
+def _is_encoder(settings: Any) -> bool:
+    """Whether a model type is a bidirectional encoder, trained by masked language modelling."""
+    masked = settings.model_type in _CLASS_NAMES["masked"]
+    return masked and not settings.is_encoder_decoder and not getattr(settings, "is_decoder", False)
+
+
+def _check_weights(config: ModelConfig, model: PreTrainedModel, kind: ModelKind, missing: set[str]) -> None:
+    """Only a head (or pooler) may lack weights; remembers which modules started afresh."""
+    backbone = f"{model.base_model_prefix}."
+
+    def may_be_new(key: str) -> bool:
+        pooler = "pooler" in key.split(".")
+        return (
+            pooler if kind == "encoder" else kind == "classifier" and (pooler or not key.startswith(backbone))
+        )
+
+    lost = sorted(key for key in missing if not may_be_new(key))
+    if lost:
+        raise ModelError(
+            f"model {config.path!r}: its checkpoint lacks {len(lost)} weights that a {kind} model needs"
+            f"{_examples(lost)}; it was saved as another kind of model, or is incomplete"
+        )
+    model.balora_fresh_modules = sorted(_outermost_new(model, missing))
+
+
+def _outermost_new(model: nn.Module, missing: set[str]) -> set[str]:
+    """For each missing weight the largest module around it whose every weight is missing."""
+    found = set()
+    for key in missing:
+        best = key.rsplit(".", 1)[0]
+        parts = best.split(".")
+        for size in range(len(parts), 0, -1):
+            prefix = ".".join(parts[:size])
+            module = model.get_submodule(prefix)
+            if all(f"{prefix}.{name}" in missing for name, _ in module.named_parameters()):
+                best = prefix
+        found.add(best)
+    return found
+
+
+def _adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(model, save_embedding_layers=False)
+
+
+def _examples(names: Sequence[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+
+
+def _flat(values: Any) -> set[str]:
+    return {name for value in values for name in ((value,) if isinstance(value, str) else value)}

@@ -99,22 +99,35 @@ class Regularizer(Plugin, ABC):
 
 
 class TokenRegularizer(Regularizer):
+    """A mean over rows of a term that each row has by itself."""
+
     @abstractmethod
     def per_token(self, student: Tensor, teacher: Tensor | None) -> Tensor:
         """(n, V) float32 logits of student and teacher (None unless ``uses_teacher``) -> (n,) terms."""
 
 
 class BatchRegularizer(Regularizer):
+    """A term of all rows of a micro-batch together."""
+
     @abstractmethod
-    def batch(self, view: BatchView) -> Tensor:
-        """Scalar term of one micro-batch."""
+    def batch(self, view: BatchView) -> Tensor | None:
+        """Scalar term of one micro-batch, or None where it does not exist for these rows.
+
+        There is no covariance of a single row, say. The objective then leaves the term out, in the loss and in
+        the log, rather than calling it zero.
+        """
 
 
 class ProbeRegularizer(Regularizer):
+    """A term of the student's outputs on inputs of the regularizer's own."""
+
     @abstractmethod
     def inputs(self, step: int) -> dict[str, Tensor]:
-        """The probe batch of optimizer step ``step``: a pure function of the step and the seed, so that resuming
-        repeats it. Keys are the model's forward arguments; the loss adds nothing to them."""
+        """The probe batch of optimizer step ``step``.
+
+        A pure function of the step and the seed, so that resuming repeats it. Keys are the model's forward
+        arguments; the loss adds nothing to them.
+        """
 
     @abstractmethod
     def loss(self, logits: Tensor, step: int) -> Tensor:

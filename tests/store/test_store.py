@@ -45,7 +45,9 @@ def a_run(label: str = "lora-r4", *, key: str = "k1", status: str = "finished") 
     )
     stamp = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     return Run(
+        name=f"{label}-s0",
         label=label,
+        role="grid",
         status=status,
         version=ModelVersion(
             label, base="model", method="lora", rank=4, seed=0, recipe={"a": 1}, data_digest="d"

@@ -54,7 +54,9 @@ class ModelVersion:
 class Run:
     """One finished or failed run as it is read back."""
 
-    label: str
+    name: str
+    label: str  # the line of tables and plots it belongs to
+    role: str
     status: str
     version: ModelVersion | None
     started_at: datetime
@@ -134,7 +136,8 @@ class Store:
                     session.delete(old)
                     session.flush()
             row = RunRow(
-                kind="job" if study_id is not None else "audit",
+                name=run.name,
+                role=run.role,
                 status=run.status,
                 study_id=study_id,
                 job_key=run.job_key,
@@ -291,7 +294,9 @@ def _audit_row(audit: AuditResult) -> AuditRow:
 def _run(row: RunRow) -> Run:
     version = ModelVersion(**{k: getattr(row.version, k) for k in _VERSION_FIELDS}) if row.version else None
     return Run(
+        name=row.name,
         label=row.label,
+        role=row.role,
         status=row.status,
         version=version,
         started_at=row.started_at,

@@ -70,7 +70,10 @@ class RunRow(Base):
     __tablename__ = "run"
     __table_args__ = (UniqueConstraint("study_id", "job_key"),)
     id: Mapped[int] = mapped_column(primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16))  # "job" | "audit"
+    name: Mapped[str] = mapped_column(String(255))  # the job's name in its study, or the model version's
+    role: Mapped[str] = mapped_column(
+        String(16)
+    )  # "grid" | "full" | "base" | "ablation"; "audit" outside a study
     status: Mapped[str] = mapped_column(String(16), index=True)  # "finished" | "failed"
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
     job_key: Mapped[str | None] = mapped_column(String(64))

@@ -1,0 +1,81 @@
+"""Studies: how bias and quality move with rank and method.
+
+A study is a grid of train-then-audit jobs (``grid``) that do not know of one another (``job``); where they run is an
+executor (``executor``). Every finished job is in the store at once, so an interrupted study goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from balora.config import StudyConfig
+from balora.environment import describe
+from balora.store import Run, Store
+from balora.study.executor import Executor, LocalExecutor
+from balora.study.grid import Job, plan
+
+__all__ = ["Executor", "Job", "LocalExecutor", "StudyOutcome", "plan", "run_study"]
+
+
+@dataclass
+class StudyOutcome:
+    """What became of a study's jobs: names by fate, and the reason of each failure."""
+
+    name: str
+    finished: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # finished in an earlier run of the same study
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+Progress = Callable[[str, Job, StudyOutcome, int], None]
+"""Called with ("started" | "finished" | "failed" | "skipped", the job, the outcome so far, jobs in all)."""
+
+
+def run_study(
+    config: StudyConfig,
+    *,
+    store: Store,
+    executor: Executor | None = None,
+    restart: bool = False,
+    progress: Progress = lambda event, job, outcome, total: None,
+) -> StudyOutcome:
+    """Run the jobs that are not finished yet and record each as it ends.
+
+    A job is the same as an earlier one when its recipe, its benchmarks, its seed and the content of all files it names
+    are the same. Failed jobs are tried again.
+
+    Args:
+        config: the study.
+        store: where runs are recorded and finished ones are looked up.
+        executor: default: worker processes on this machine, ``config.workers`` of them.
+        restart: begin a new study of this name instead; the old one's runs stay in the store.
+        progress: called for every event.
+
+    Raises:
+        ConfigError: the study does not validate; nothing has run.
+    """
+    jobs = plan(config)
+    study_id = store.begin_study(config.name, config.model_dump(mode="json"), describe(), restart=restart)
+    known = store.finished_jobs(study_id)
+    outcome = StudyOutcome(config.name)
+    for job in jobs:
+        if job.key in known:
+            outcome.skipped.append(job.name)
+            progress("skipped", job, outcome, len(jobs))
+
+    def begin(job: Job) -> None:
+        progress("started", job, outcome, len(jobs))
+
+    def done(job: Job, run: Run) -> None:
+        store.record(run, study_id=study_id)
+        if run.status == "finished":
+            outcome.finished.append(job.name)
+        else:
+            outcome.failed[job.name] = run.error or "no reason given"
+        progress(run.status, job, outcome, len(jobs))
+
+    todo = [job for job in jobs if job.key not in known]
+    if todo:
+        (executor or LocalExecutor(config.workers)).run(todo, begin, done)
+    return outcome

@@ -1,0 +1,119 @@
+"""Diversity: keep the student's outputs from collapsing.
+
+Source: BA-LoRA (arXiv 2408.04556), diversity regularizer, against "representation collapse". The form decides the
+kind:
+
+* NLU, both versions, over the N examples of a micro-batch: ``(1/D) sum_{i != j} C_ij^2`` with ``C`` the (D, D)
+  covariance of the student's logits, divided by N - 1. Range [0, inf); 0 where the classes' logits are uncorrelated.
+  One example has no covariance: the term does not exist for that micro-batch and is left out.
+* NLG, per label token: minus the entropy of the student's distribution, 2026 over its K = 20 most likely tokens,
+  renormalized, 2024 over the whole vocabulary. Range [-log K, 0] ([-log V, 0]); the lower end where all of them are
+  equally likely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from balora.errors import ConfigError
+from balora.regularizers import (
+    BatchRegularizer,
+    BatchView,
+    Form,
+    Regularizer,
+    RegularizerContext,
+    RegularizerOptions,
+    TokenRegularizer,
+    Version,
+    regularizers,
+)
+
+PUBLISHED_TOP_K = 20
+
+
+class DiversityOptions(RegularizerOptions):
+    """Options of the diversity regularizer."""
+
+    top_k: int | None = Field(
+        default=None,
+        ge=2,
+        description=f"tokens that the entropy of the 2026 NLG form is taken over, at most the vocabulary; "
+        f"default {PUBLISHED_TOP_K}. The other forms have none",
+    )
+
+
+@regularizers.register("diversity")
+class Diversity(Regularizer):
+    """What both forms share; ``create`` gives the one that fits."""
+
+    Options = DiversityOptions
+    options: DiversityOptions
+
+    def __init__(self, options: DiversityOptions, context: RegularizerContext) -> None:
+        super().__init__(options, context)
+        if context.width < 2:
+            raise ConfigError(
+                f"diversity: the model has {context.width} output class; with fewer than 2 the term is always 0. "
+                "Remove the regularizer ('diversity: null') or train with at least 2 labels"
+            )
+        if options.top_k is not None and (context.form, options.version) != ("nlg", 2026):
+            raise ConfigError(
+                f"diversity.top_k: {options.top_k} was given, but only the 2026 form for language models has it, "
+                f"and this is the {options.version} form for {context.form}; leave it out"
+            )
+
+    @classmethod
+    def create(cls, options: RegularizerOptions, context: RegularizerContext) -> Regularizer:
+        """The covariance penalty for classification, the entropy for language modelling."""
+        assert isinstance(options, DiversityOptions)
+        kind = CovarianceDiversity if context.form == "nlu" else EntropyDiversity
+        return kind(options, context)
+
+    @classmethod
+    def defaults(cls, form: Form, version: Version) -> Mapping[str, Any]:
+        """Published weight and schedule."""
+        if version == 2024:
+            return {"weight": 3e-4, "schedule": "constant"}
+        if form == "nlu":
+            return {"weight": 0.03, "schedule": "constant"}
+        return {"weight": 0.005, "schedule": "two-phase"}
+
+
+class CovarianceDiversity(Diversity, BatchRegularizer):
+    """NLU: squared covariances between the logits of different classes."""
+
+    def batch(self, view: BatchView) -> Tensor | None:
+        """(N, D) logits -> scalar; None for fewer than 2 rows."""
+        logits = view.logits  # (N, D)
+        rows, classes = logits.shape
+        if rows < 2:
+            return None
+        # Without this, autocast would multiply in half precision.
+        with torch.autocast(logits.device.type, enabled=False):
+            centered = logits - logits.mean(0)  # (N, D)
+            covariance = centered.T @ centered / (rows - 1)  # (D, D)
+            off_diagonal = covariance - torch.diag(covariance.diagonal())  # (D, D)
+            return off_diagonal.square().sum() / classes
+
+
+class EntropyDiversity(Diversity, TokenRegularizer):
+    """NLG: minus the entropy of the most likely tokens (2026) or of all (2024)."""
+
+    def __init__(self, options: DiversityOptions, context: RegularizerContext) -> None:
+        super().__init__(options, context)
+        wanted = context.width if options.version == 2024 else (options.top_k or PUBLISHED_TOP_K)
+        self.top_k = min(wanted, context.width)
+
+    def per_token(self, student: Tensor, teacher: Tensor | None) -> Tensor:
+        """(n, V) student logits -> (n,) negative entropies, in nats."""
+        if self.top_k < student.shape[-1]:
+            # Softmax over the K largest logits is the full distribution's top K, renormalized.
+            student = student.topk(self.top_k, dim=-1).values  # (n, K)
+        log_p = F.log_softmax(student, dim=-1)
+        return (log_p.exp() * log_p).sum(-1)

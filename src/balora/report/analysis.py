@@ -228,8 +228,9 @@ def _check_asked(field_name: str, path: str, runs: Sequence[Run]) -> None:
         known = sorted(
             {f"{a.id}/{m.key}" for r in runs for a in r.audits if a.id == identifier for m in a.measurements}
         )
+        there = ", ".join(known[:40]) or "none"
         raise ConfigError(
-            f"question.{field_name}: no run has a measurement {path!r} (measured there: {', '.join(known[:40]) or 'none'})"
+            f"question.{field_name}: no run has a measurement {path!r} (measured there: {there})"
         )
     if any(m is not None and m.ideal is None for m in found):
         raise ConfigError(

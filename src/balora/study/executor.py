@@ -81,7 +81,8 @@ class _Worker:
 
     def poll(self, busy: Sequence[_Worker]) -> Run | None:
         """The finished run, or None after waiting a moment for any of ``busy``."""
-        assert self.job is not None and self._process is not None
+        assert self.job is not None
+        assert self._process is not None
         assert self._connection is not None
         wait([w._connection for w in busy if w._connection], timeout=0.2)
         if not self._connection.poll():

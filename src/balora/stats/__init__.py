@@ -1,0 +1,65 @@
+"""Intervals, the bootstrap, paired tests, non-inferiority and rank trends: what makes a number fit to judge by.
+
+Which to use
+- a share of independent samples: ``wilson_interval``;
+- any other metric of one model version: the BCa bootstrap over the unit that is independent (target term,
+  template, prompt), as ``bootstrap_bca_mean`` or ``bootstrap_bca_ratio`` where it is a mean or a ratio of sums,
+  ``bootstrap_bca_weighted`` where it is a function of sample weights, ``bootstrap_bca`` otherwise;
+- two versions on the same samples: ``mcnemar`` (binary), ``paired_permutation`` (otherwise), ``holm`` over the
+  benchmarks, ``non_inferiority`` for a gate;
+- across seeds: ``t_interval``, ``welch_interval``, ``intervals_overlap``, ``non_inferiority_seeds``,
+  ``rank_trend``.
+
+Whatever cannot be computed is None with a reason, never zero. Everything random takes a seed, returns the same
+for the same seed, and neither reads nor changes numpy's global state.
+"""
+
+from balora.stats.bootstrap import (
+    BootstrapResult,
+    bootstrap_bca,
+    bootstrap_bca_mean,
+    bootstrap_bca_ratio,
+    bootstrap_bca_weighted,
+)
+from balora.stats.intervals import (
+    Estimate,
+    Interval,
+    intervals_overlap,
+    t_interval,
+    tango_interval,
+    welch_interval,
+    wilson_interval,
+)
+from balora.stats.noninferiority import (
+    NonInferiority,
+    non_inferiority,
+    non_inferiority_bootstrap,
+    non_inferiority_seeds,
+)
+from balora.stats.paired import PairedTest, holm, mcnemar, paired_permutation
+from balora.stats.trend import RankTrend, rank_trend
+
+__all__ = [
+    "BootstrapResult",
+    "Estimate",
+    "Interval",
+    "NonInferiority",
+    "PairedTest",
+    "RankTrend",
+    "bootstrap_bca",
+    "bootstrap_bca_mean",
+    "bootstrap_bca_ratio",
+    "bootstrap_bca_weighted",
+    "holm",
+    "intervals_overlap",
+    "mcnemar",
+    "non_inferiority",
+    "non_inferiority_bootstrap",
+    "non_inferiority_seeds",
+    "paired_permutation",
+    "rank_trend",
+    "t_interval",
+    "tango_interval",
+    "welch_interval",
+    "wilson_interval",
+]

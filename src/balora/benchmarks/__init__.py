@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import pandas as pd
 from pydantic import Field
@@ -80,4 +80,4 @@ class Benchmark(Plugin, ABC, Generic[OptionsT]):
         """Measurements of recorded samples; needs no model. Calls metric families through their registry."""
 
 
-benchmarks: Registry[Benchmark[BenchmarkOptions]] = Registry("benchmark", __name__)
+benchmarks: Registry[Benchmark[Any]] = Registry("benchmark", __name__)

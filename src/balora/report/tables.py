@@ -39,7 +39,8 @@ def summary_table(report: StudyReport, points: Sequence[Point] | None = None, ti
     note = (
         "Mean over seeds with 95 % t-interval in brackets. 'As good': the one-sided 95 % Welch bound is within the "
         f"margin (bias {report.question.bias_margin:g}, quality {report.question.quality_margin:g}) of full "
-        "fine-tuning, in distance to the ideal; 'worse': the whole 95 % interval of the difference is on the worse side; 'not shown': "
+        "fine-tuning, in distance to the ideal; 'worse': the whole 95 % interval of the difference is on the worse "
+        "side; 'not shown': "
         "these seeds decide neither."
     )
     return Table(title or "All methods and ranks", [*head, *[COSTS[k][0] for k in costs]], rows, note)

@@ -1,0 +1,98 @@
+"""Token rows in flat arrays, and how rows become a padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # the label of a position that is no target
+
+
+class Ragged:
+    """Rows of token ids of different lengths, end to end: 4 bytes a token instead of a Python object each."""
+
+    def __init__(self, rows: Iterable[Sequence[int] | np.ndarray]) -> None:
+        parts = [np.asarray(row, np.int32) for row in rows]
+        self.lengths = np.array([len(part) for part in parts], np.int64)  # (n,)
+        self.values = np.concatenate([np.zeros(0, np.int32), *parts])  # (total,)
+        self._ends = np.cumsum(self.lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Row ``index`` as int64."""
+        end = int(self._ends[index])
+        return torch.from_numpy(self.values[end - int(self.lengths[index]) : end]).long()
+
+
+class TokenDataset(Dataset):
+    """Map-style: ``input_ids`` (length,), ``labels`` (a class id, or (length,) token ids), ``length``.
+
+    Args:
+        inputs: token ids.
+        labels: (n,) class ids, or token ids with ``IGNORED`` where no loss is due.
+    """
+
+    def __init__(self, inputs: Ragged, labels: Ragged | np.ndarray) -> None:
+        self.inputs = inputs
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        labels = self.labels[index]
+        return {
+            "input_ids": self.inputs[index],
+            "labels": labels if isinstance(labels, Tensor) else int(labels),
+            "length": int(self.inputs.lengths[index]),
+        }
+
+
+class Collator:
+    """Pads rows to the longest of their batch, rounded up to a multiple of ``multiple_of``.
+
+    Padding stands on the tokenizer's side; its positions have attention mask 0 and label ``IGNORED``, so that any
+    token serves where the tokenizer has no pad token. ``seq2seq``: labels are the decoder's sequence, whose length is
+    its own and whose padding is always on the right.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, seq2seq: bool = False, multiple_of: int = 1
+    ) -> None:
+        candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+        self.pad = next((token for token in candidates if token is not None), 0)
+        self.left = tokenizer.padding_side == "left"
+        self.labels_left = self.left and not seq2seq
+        self.multiple_of = multiple_of
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` (B, L); ``labels`` (B,) classes or (B, L') token ids."""
+        inputs = [row["input_ids"] for row in rows]
+        batch = {
+            "input_ids": self._padded(inputs, self.pad, self.left),
+            "attention_mask": self._padded([torch.ones_like(row) for row in inputs], 0, self.left),
+        }
+        labels = [row["labels"] for row in rows]
+        if isinstance(labels[0], Tensor):
+            batch["labels"] = self._padded(labels, IGNORED, self.labels_left)
+        else:
+            batch["labels"] = torch.tensor(labels)
+        return batch
+
+    def _padded(self, rows: Sequence[Tensor], fill: int, left: bool) -> Tensor:
+        length = -(-max(map(len, rows)) // self.multiple_of) * self.multiple_of
+        padded = torch.full((len(rows), length), fill)  # (B, L)
+        for index, row in enumerate(rows):
+            start = length - len(row) if left else 0
+            padded[index, start : start + len(row)] = row
+        return padded

@@ -1,0 +1,139 @@
+"""Texts to token ids in bulk, and prompts with responses to one sequence whose response span is known exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from balora.errors import DataError, ModelError
+
+_CHUNK = 2_048  # texts tokenized at a time: the intermediate Python lists stay small
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One text as tokens."""
+
+    ids: np.ndarray  # (L,) int32
+    spans: (
+        np.ndarray
+    )  # (L, 2) first character and end of each token, equal where it stands for none; or (0, 2)
+    truncated: bool
+    end_lost: bool  # what was cut off is the end
+
+
+class Encoder:
+    """Tokenizes with truncation to ``max_length``, or to the tokenizer's own limit where that is lower."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = min(max_length, int(tokenizer.model_max_length))
+        self.end_token = tokenizer.eos_token_id
+        self.notes: list[str] = []
+        if self.max_length < max_length:
+            self.notes.append(
+                f"data.max_length {max_length} is lowered to {self.max_length}, the most that the tokenizer allows"
+            )
+
+    def encode(self, texts: Sequence[str], *, special: bool = True, spans: bool = False) -> Iterator[Encoded]:
+        """Each text in turn. ``special``: with the tokenizer's own tokens around it, such as [CLS] and [SEP].
+
+        Raises:
+            ModelError: ``spans`` are asked of a tokenizer that is not a fast one.
+        """
+        tokenizer = self.tokenizer
+        if spans and not tokenizer.is_fast:
+            raise ModelError(
+                f"{type(tokenizer).__name__} cannot say which characters a token stands for, which instruction data "
+                "needs to find the response; use a model with a fast tokenizer (a tokenizer.json)"
+            )
+        cuts_end = tokenizer.truncation_side != "left"
+        for start in range(0, len(texts), _CHUNK):
+            chunk = tokenizer(
+                list(texts[start : start + _CHUNK]),
+                add_special_tokens=special,
+                truncation=True,
+                max_length=self.max_length,
+                return_offsets_mapping=spans,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            for index, ids in enumerate(chunk["input_ids"]):
+                # A slow tokenizer does not tell; a text that just fits then counts as cut.
+                full = len(ids) >= self.max_length
+                truncated = full and (not tokenizer.is_fast or bool(chunk.encodings[index].overflowing))
+                yield Encoded(
+                    ids=np.array(ids, np.int32),
+                    spans=np.array(chunk["offset_mapping"][index] if spans else (), np.int64).reshape(-1, 2),
+                    truncated=truncated,
+                    end_lost=truncated and cuts_end,
+                )
+
+    def as_cut(self, row: Encoded) -> np.ndarray:
+        """The ids, without the end token that some tokenizers add even where the end of the text is cut off."""
+        return row.ids[:-1] if row.end_lost and self._ends(row.ids) else row.ids
+
+    def ended(self, row: Encoded) -> np.ndarray:
+        """The ids with the end token, unless the tokenizer has none or the end of the text is cut off."""
+        ids = self.as_cut(row)
+        if self.end_token is None or row.end_lost or len(ids) >= self.max_length or self._ends(ids):
+            return ids
+        return np.append(ids, np.int32(self.end_token))
+
+    def _ends(self, ids: np.ndarray) -> bool:
+        return len(ids) > 0 and ids[-1] == self.end_token
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A prompt and its response as one text; the response, with its end mark if it has one, is text[start:end]."""
+
+    text: str
+    start: int
+    end: int
+    closed: bool  # the text itself marks where the response ends
+
+
+def plain_dialogue(prompt: str, response: str) -> Dialogue:
+    """The response right after the prompt: what separates them is part of the prompt."""
+    return Dialogue(prompt + response, len(prompt), len(prompt) + len(response), closed=False)
+
+
+def chat_dialogue(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> Dialogue:
+    """One turn of user and assistant in the tokenizer's chat template.
+
+    The response starts where the template, asked to open the assistant's turn, ends. A template that closes the turn
+    differently from how it opens it is searched for the response itself. White space that the template puts after
+    its end mark is not part of the response.
+
+    Raises:
+        DataError: the template refuses the messages, or changes the response so much that it is not to be found.
+    """
+    user = {"role": "user", "content": prompt}
+    try:
+        opening = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            [user, {"role": "assistant", "content": response}], tokenize=False
+        )
+    except TemplateError as error:
+        raise DataError(
+            f"the tokenizer's chat template fails: {error}; set data.chat_template: false"
+        ) from None
+    content = response.strip()  # many templates strip it
+    opens = text.startswith(opening)
+    found = text.find(content, len(opening)) if opens else text.rfind(content)
+    if found < 0 and not opens:
+        raise DataError(
+            f"the tokenizer's chat template does not keep the response {content[:40]!r}; set data.chat_template: false"
+        )
+    after = text[found + len(content) :].strip() if found >= 0 else text
+    return Dialogue(
+        text=text,
+        start=len(opening) if opens else found,
+        end=len(text.rstrip()) if after else len(text),
+        closed=bool(after),
+    )

@@ -1,0 +1,361 @@
+"""Where rows come from: JSON Lines, JSON, CSV, TSV and Parquet files, ``datasets`` folders, and hub names.
+
+Every reader turns its source into a ``Table``: numbered records, each with the asked columns' values in order, or with
+the reason why it cannot be read. What a value may be is judged in ``loading``; a column that the source does not have,
+and a source that cannot be opened at all, are ``DataError`` here.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from balora.config import DataSource
+from balora.errors import DataError, MissingDependencyError, unknown_name
+
+_BATCH = 16_384  # rows turned into Python objects at a time
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SPLIT_NAMES = frozenset(("train", "test", "dev", "val", "valid", "validation", "eval", "holdout"))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The file that a row stands in, and whether its number counts lines or rows (both from 1)."""
+
+    path: str
+    unit: Literal["line", "row"]
+
+    def at(self, number: int) -> str:
+        return f"{self.path}:{number}" if self.unit == "line" else f"{self.path}, row {number}"
+
+
+Record = tuple[int, "list[Any] | str"]  # number, then the values in column order, or why there are none
+
+
+@dataclass(frozen=True)
+class Table:
+    """The records of one file. They are read once, while they are iterated."""
+
+    origin: Origin
+    records: Iterator[Record]
+
+
+Reader = Callable[[Path, str, Sequence[str]], Table]
+
+
+def open_tables(source: DataSource, columns: Sequence[str]) -> list[Table]:
+    """The tables that ``source`` names; several where it is a folder of data files."""
+    path = Path(source.path).expanduser()
+    if path.is_dir():
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            return [_saved_dataset(path, source, columns)]
+        files = _data_files(path, source)
+    elif path.exists():
+        files = [path]
+    elif path.suffix.lower() not in READERS and _HUB_NAME.fullmatch(source.path):
+        return [_hub_dataset(source, columns)]
+    else:
+        raise DataError(f"{source.path}: no such file or folder{_near_file(path)}")
+    return [_reader(file)(file, str(file), columns) for file in files]
+
+
+def _reader(file: Path) -> Reader:
+    if file.suffix.lower() not in READERS:
+        raise DataError(
+            f"{file}: unknown kind of file {file.suffix or '(no suffix)'!r} (allowed: {', '.join(READERS)}, "
+            "a folder saved by datasets, a folder of such files, or a hub name)"
+        )
+    return READERS[file.suffix.lower()]
+
+
+def _near_file(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return f" (nor is there a folder {str(path.parent)!r})"
+    near = get_close_matches(path.name, names, n=1)
+    return f"; did you mean {str(path.parent / near[0])!r}?" if near else ""
+
+
+def _data_files(folder: Path, source: DataSource) -> list[Path]:
+    """The folder's files of one split: ``train.jsonl``, ``train-00000-of-00002.parquet``; else, for 'train', all."""
+    places = (folder, folder / "data")
+    files = next((found for place in places if (found := _listed(place))), [])
+    if not files:
+        raise DataError(f"{source.path}: this folder holds no data files (allowed: {', '.join(READERS)})")
+    names = {file: re.split(r"[-_.]", file.name.lower())[0] for file in files}
+    chosen = [file for file in files if names[file] == source.split.lower()]
+    if not chosen and source.split == "train" and not _SPLIT_NAMES & set(names.values()):
+        chosen = files
+    if not chosen:
+        found = ", ".join(file.name for file in files[:10])
+        raise DataError(f"{source.path}: no file of split {source.split!r} in this folder; it holds {found}")
+    return chosen
+
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.glob("*") if f.is_file() and f.suffix.lower() in READERS)
+
+
+# -- text files ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """What the system or a library says of an unreadable file, as one line that names the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{where}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read: {error.strerror or error}") from None
+    except pa.ArrowException as error:
+        raise DataError(f"{where}: not a readable Parquet file: {_one_line(error)}") from None
+
+
+def _check_text_file(path: Path, where: str) -> None:
+    with _reading(where), path.open("rb") as file:
+        start = file.read(4)
+    if not start:
+        raise DataError(f"{where}: the file is empty")
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{where}: the file is UTF-16; save it as UTF-8")
+
+
+def _read_json_lines(path: Path, where: str, columns: Sequence[str]) -> Table:
+    _check_text_file(path, where)
+    return Table(Origin(where, "line"), _json_line_records(path, where, columns))
+
+
+def _json_line_records(path: Path, where: str, columns: Sequence[str]) -> Iterator[Record]:
+    names: dict[str, Any] = {}
+    with _reading(where), path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if raw.isspace():
+                continue
+            try:
+                record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                yield number, f"broken UTF-8 at byte {error.start + 1} of the line"
+            except json.JSONDecodeError as error:
+                yield number, f"not JSON: {error.msg} at column {error.colno}"
+            except (ValueError, RecursionError) as error:  # thousands of digits, or of open brackets
+                yield number, f"JSON that cannot be read: {_one_line(error)}"
+            else:
+                yield number, _values(record, columns, names)
+    _require(where, columns, names)
+
+
+def _read_json(path: Path, where: str, columns: Sequence[str]) -> Table:
+    """A ``.json`` file: one list of objects, or JSON Lines under another name."""
+    _check_text_file(path, where)
+    with _reading(where):
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    if not text.lstrip().startswith("["):
+        return Table(Origin(where, "line"), _json_line_records(path, where, columns))
+    try:
+        items = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: JSON that cannot be read: {_one_line(error)}") from None
+
+    def records() -> Iterator[Record]:
+        names: dict[str, Any] = {}
+        for number, item in enumerate(items, start=1):
+            yield number, _values(item, columns, names)
+        _require(where, columns, names)
+
+    return Table(Origin(where, "row"), records())
+
+
+def _values(record: Any, columns: Sequence[str], names: dict[str, Any]) -> list[Any] | str:
+    if type(record) is not dict:
+        return f"must be a JSON object such as {{{columns[0]!r}: ...}}, got {type(record).__name__}"
+    if not record.keys() <= names.keys():
+        names.update(record)
+    return [record.get(column) for column in columns]
+
+
+def _read_csv(path: Path, where: str, columns: Sequence[str]) -> Table:
+    return _read_delimited(path, where, columns, ",")
+
+
+def _read_tsv(path: Path, where: str, columns: Sequence[str]) -> Table:
+    return _read_delimited(path, where, columns, "\t")
+
+
+def _read_delimited(path: Path, where: str, columns: Sequence[str], delimiter: str) -> Table:
+    _check_text_file(path, where)
+    records = _delimited_records(path, where, columns, delimiter)
+    next(records)  # reads the header now, so that a wrong column is reported before any row
+    return Table(Origin(where, "line"), records)
+
+
+def _delimited_records(path: Path, where: str, columns: Sequence[str], delimiter: str) -> Iterator[Record]:
+    """The rows by the physical line on which each starts; the first item stands for the header.
+
+    ``strict`` makes stray and unclosed quotation marks errors: without it one such mark silently swallows all rows up
+    to the next. Bytes that are no UTF-8 become lone surrogates, which the check of the values finds.
+    """
+    with (
+        _reading(where),
+        path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+    ):
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        header: list[str] = []
+        indices: list[int] = []
+        while True:
+            start = reader.line_num + 1
+            try:
+                fields = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                if not header:
+                    raise DataError(f"{where}:{start}: the header cannot be read: {error}") from None
+                yield start, _quoting_problem(str(error))
+                continue
+            if not header:
+                header = fields
+                indices = _header_indices(where, columns, header, delimiter)
+                yield start, []
+            elif len(fields) == len(header):
+                yield start, [fields[index] or None for index in indices]
+            elif fields:  # an empty line is no row
+                yield start, f"has {len(fields)} fields where the header has {len(header)}"
+
+
+def _header_indices(where: str, columns: Sequence[str], header: list[str], delimiter: str) -> list[int]:
+    hint = "; the first line of the file must name its columns"
+    if len(header) == 1 and (other := next((d for d in (";", "\t", ",", "|") if d in header[0]), None)):
+        hint = f"; the fields look separated by {other!r}, but must be separated by {delimiter!r}"
+    _require(where, columns, header, hint)
+    for column in columns:
+        if header.count(column) > 1:
+            raise DataError(f"{where}: {header.count(column)} columns are called {column!r}; keep one")
+    return [header.index(column) for column in columns]
+
+
+def _quoting_problem(message: str) -> str:
+    if "field limit" in message:
+        return f"a field of more than {csv.field_size_limit():,} characters; is a quotation mark left open?"
+    return f"quotation marks that do not match ({message}); a mark inside a quoted field is written twice"
+
+
+# -- tables of Arrow -------------------------------------------------------------------------------------
+
+
+def _read_parquet(path: Path, where: str, columns: Sequence[str]) -> Table:
+    with _reading(where):
+        names = pq.read_schema(path).names
+    _require(where, columns, names)
+
+    def records() -> Iterator[Record]:
+        number = 0
+        with _reading(where), pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_BATCH, columns=list(columns)):
+                for values in zip(*(_column_values(batch.column(name)) for name in columns), strict=True):
+                    number += 1
+                    yield number, list(values)
+
+    return Table(Origin(where, "row"), records())
+
+
+def _column_values(column: pa.Array) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:  # Parquet does not check its strings; the broken one must not cost the others
+        raw = column.cast(pa.binary()).to_pylist()
+        return [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
+
+
+def _saved_dataset(path: Path, source: DataSource, columns: Sequence[str]) -> Table:
+    datasets = _datasets()
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except Exception as error:  # whatever a damaged folder makes the library raise
+        raise DataError(f"{source.path}: not a readable datasets folder: {_one_line(error)}") from None
+    if isinstance(saved, datasets.DatasetDict):
+        if source.split not in saved:
+            raise DataError(f"{source.path}: {unknown_name('split', source.split, saved)}")
+        saved = saved[source.split]
+    elif source.split not in ("train", str(saved.split)):
+        raise DataError(
+            f"{source.path}: this folder holds one dataset without splits; got split {source.split!r}"
+        )
+    return _dataset_table(saved, source.path, columns)
+
+
+def _hub_dataset(source: DataSource, columns: Sequence[str]) -> Table:
+    datasets = _datasets()
+    try:
+        loaded = datasets.load_dataset(source.path, split=source.split)
+    except Exception as error:  # network, unknown name, unknown split: the library has a class for each
+        raise DataError(
+            f"{source.path}: no such file or folder, and it cannot be loaded as a hub dataset "
+            f"(split {source.split!r}): {_one_line(error)}"
+        ) from None
+    return _dataset_table(loaded, f"{source.path} ({source.split})", columns)
+
+
+def _dataset_table(dataset: Any, where: str, columns: Sequence[str]) -> Table:
+    _require(where, columns, dataset.column_names)
+    chosen = dataset.select_columns(list(columns)).with_format(None)
+
+    def records() -> Iterator[Record]:
+        number = 0
+        for batch in chosen.iter(_BATCH):
+            for values in zip(*(batch[name] for name in columns), strict=True):
+                number += 1
+                yield number, list(values)
+
+    return Table(Origin(where, "row"), records())
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise MissingDependencyError("datasets", "train") from None
+    return datasets
+
+
+READERS: dict[str, Reader] = {
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".parquet": _read_parquet,
+}
+
+
+def _require(
+    where: str, columns: Sequence[str], names: Sequence[str] | dict[str, Any], hint: str = ""
+) -> None:
+    """Raise ``DataError`` where a column is not among ``names`` (those that exist; none known: no rows, no verdict)."""
+    shown = [name if len(name) <= 40 else f"{name[:37]}..." for name in names if name]
+    for column in columns:
+        if names and column not in names:
+            near = get_close_matches(column, shown, n=1)
+            question = f"; did you mean {near[0]!r}?" if near else ""
+            listed = ", ".join(repr(name) for name in shown[:20]) + (", ..." if len(shown) > 20 else "")
+            raise DataError(
+                f"{where}: no column {column!r}{question} (columns: {listed}); name yours under 'columns'{hint}"
+            )
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."

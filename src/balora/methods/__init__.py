@@ -31,7 +31,9 @@ class MethodContext:
     form: Form
     rank: int | None  # None for methods without a rank
     seed: int
-    calibration: Callable[[], Iterable[Mapping[str, Any]]]  # a few training batches, for data-aware initialisation
+    calibration: Callable[
+        [], Iterable[Mapping[str, Any]]
+    ]  # a few training batches, for data-aware initialisation
     work_dir: Path  # keeps the initial adapter, so that a resumed run starts from the same bits
 
 
@@ -40,8 +42,11 @@ class Adapted:
     """A model ready to be trained."""
 
     model: PeftModel | PreTrainedModel
-    teacher: Callable[[], Teacher]  # built only when a regularizer needs it
-    initial_adapter: Path | None  # (A0, B0) where the base's weights were changed, for teacher and export
+    teacher: Callable[[], Teacher]  # built only when a regularizer needs it, and before any weight is trained
+    initial_adapter: Path | None = (
+        None  # (A0, B0) where the base's weights were changed, for teacher and export
+    )
+    merge_on_save: bool = False  # saved as a whole model, because no plain adapter computes the same
 
 
 class Method(Plugin, ABC, Generic[OptionsT]):
@@ -60,4 +65,4 @@ class Method(Plugin, ABC, Generic[OptionsT]):
         return {}
 
 
-methods: Registry[Method[PluginOptions]] = Registry("method", __name__)
+methods: Registry[Method[Any]] = Registry("method", __name__)

@@ -289,6 +289,18 @@ def adapter_labels(adapter: Path) -> list[str] | None:
 
 
 @contextmanager
+def peft_quiet() -> Iterator[None]:
+    """Silence three warnings of PEFT that are no news to the user; each is handled where it arises."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # an error of our own
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)  # PEFT then corrects it
+        warnings.filterwarnings(
+            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+        )  # its own call
+        yield
+
+
+@contextmanager
 def _loading(config: ModelConfig, what: str) -> Iterator[None]:
     """Quiet loading whose failures are ``ModelError``."""
     path = Path(config.path)

@@ -1,0 +1,248 @@
+"""Teachers: the original pre-trained model's outputs while its adapted copy trains.
+
+An adapter switched off is the original model only where the adapter started at zero. PiSSA and its kin move part of
+the weights into the adapter, so there the teacher is the residual with a *frozen* copy of the initial adapter, or the
+student is anchored: the weights stay and a frozen adapter subtracts the initial one.
+
+PEFT's own switches (``set_adapter``, ``disable_adapter``) also flip ``requires_grad``; these here touch nothing but
+which adapter a layer applies, and put it back before the backward pass, even after an exception: gradient
+checkpointing runs the forward again there and would otherwise recompute the teacher's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from balora.errors import ModelError, UsageError
+
+STUDENT, FROZEN = "default", "initial"  # names of the trained adapter and of the frozen initial one
+Biases = Mapping[str, Tensor]  # original values of biases that train along, by parameter name
+
+
+class Teacher(ABC):
+    """Gives the original model's outputs.
+
+    ``model`` is the module that runs, so that ``capture_head_inputs(teacher.model)`` around ``forward`` records the
+    teacher's hidden states.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        self.model = model
+
+    def forward(self, inputs: Mapping[str, Any]) -> ModelOutput:
+        """The original model's output for a batch of forward arguments: no dropout, no gradient.
+
+        Whatever the student was, it is again afterwards: training flags, active adapters, ``requires_grad`` and the
+        state of the random generators.
+        """
+        with torch.no_grad(), _no_side_effects(self.model, inputs), self.as_original():
+            return self.model(**_teacher_inputs(self.model, inputs))
+
+    @abstractmethod
+    def as_original(self) -> AbstractContextManager[None]:
+        """``model`` computes the original model's function inside this block."""
+
+
+class AdapterOffTeacher(Teacher):
+    """The student without its adapter: for adapters that start at zero.
+
+    Args:
+        model: the student.
+        biases: original values of biases that train along with the adapter.
+    """
+
+    model: PeftModel
+
+    def __init__(self, model: PeftModel, biases: Biases | None = None) -> None:
+        super().__init__(model)
+        self.biases = dict(biases or {})
+
+    @contextmanager
+    def as_original(self) -> Iterator[None]:
+        with adapters_off(self.model), _values(self.model, self.biases):
+            yield
+
+
+class AnchoredTeacher(AdapterOffTeacher):
+    """Anchored PiSSA: the base's weights were never touched, so without its adapters the model is the original."""
+
+    @contextmanager
+    def as_original(self) -> Iterator[None]:
+        for layer in _lora_layers(self.model):
+            if layer.active_adapters != [STUDENT, FROZEN]:
+                raise UsageError(
+                    f"an anchored student applies {[STUDENT, FROZEN]}, and now {layer.active_adapters} are "
+                    "active: something called set_adapter on the model, which makes it compute another function"
+                )
+        with super().as_original():
+            yield
+
+
+class FrozenAdapterTeacher(AdapterOffTeacher):
+    """The residual base with a frozen copy of the initial adapter in the trained one's place.
+
+    Args:
+        model: the student, over the residual base.
+        initial_adapter: folder that holds (A0, B0).
+        biases: original values of biases that train along.
+    """
+
+    def __init__(self, model: PeftModel, initial_adapter: Path, biases: Biases | None = None) -> None:
+        super().__init__(model, biases)
+        add_frozen_adapter(model, read_factors(initial_adapter))
+
+    @contextmanager
+    def as_original(self) -> Iterator[None]:
+        with (
+            _switched(self.model, lambda layer: setattr(layer, "_active_adapter", [FROZEN])),
+            _values(self.model, self.biases),
+        ):
+            yield
+
+
+class FrozenCopyTeacher(Teacher):
+    """A second copy of the original model: for full fine-tuning, where nothing of it is left in the student."""
+
+    def __init__(self, copy: PreTrainedModel) -> None:
+        super().__init__(copy.eval().requires_grad_(False))
+
+    def forward(self, inputs: Mapping[str, Any]) -> ModelOutput:
+        device = next((v.device for v in inputs.values() if isinstance(v, Tensor)), None)
+        if device is not None and device != next(self.model.parameters()).device:
+            self.model.to(device)  # the student was moved after the copy was taken
+        return super().forward(inputs)
+
+    def as_original(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@contextmanager
+def adapters_off(model: PeftModel) -> Iterator[None]:
+    """``model`` without its adapters and with its original head; touches no ``requires_grad``."""
+    with _switched(model, lambda layer: setattr(layer, "_disable_adapters", True)):
+        yield
+
+
+def add_frozen_adapter(
+    model: PeftModel, factors: Mapping[str, tuple[Tensor, Tensor]], *, sign: float = 1.0
+) -> None:
+    """Give every adapted layer a second, frozen adapter that PEFT's saving and loading do not know of.
+
+    Plain LoRA in float32 with the student's scaling: no dropout, no DoRA. It stays inactive.
+
+    Args:
+        model: the student.
+        factors: layer name -> (A0 (r, in), B0 (out, r)).
+        sign: factor of B0; -1 takes the initial adapter away.
+    """
+    layers = {
+        name: layer for name, layer in model.get_base_model().named_modules() if isinstance(layer, LoraLayer)
+    }
+    if layers.keys() != factors.keys():
+        only = sorted(layers.keys() ^ factors.keys())
+        raise ModelError(
+            f"the initial adapter and the model differ in the layers they adapt: {', '.join(only[:4])}"
+        )
+    for name, layer in layers.items():
+        device = layer.lora_A[STUDENT].weight.device
+        for store, factor in ((layer.lora_A, factors[name][0]), (layer.lora_B, sign * factors[name][1])):
+            linear = nn.Linear(*reversed(factor.shape), bias=False, device="meta")
+            linear.weight = nn.Parameter(factor.to(device, torch.float32), requires_grad=False)
+            store[FROZEN] = linear
+        layer.lora_dropout[FROZEN] = nn.Identity()
+        for known in (layer.r, layer.lora_alpha, layer.scaling, layer.use_rslora):
+            known[FROZEN] = known[STUDENT]
+        layer.use_dora[FROZEN] = layer.lora_bias[FROZEN] = False
+
+
+def read_factors(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Layer name -> (A (r, in), B (out, r)) of a plain LoRA adapter's folder."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    prefix, a, b = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+    names = [key.removeprefix(prefix).removesuffix(a) for key in tensors if key.endswith(a)]
+    return {name: (tensors[f"{prefix}{name}{a}"], tensors[f"{prefix}{name}{b}"]) for name in names}
+
+
+def _lora_layers(model: nn.Module) -> list[LoraLayer]:
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+@contextmanager
+def _switched(model: PeftModel, switch: Any) -> Iterator[None]:
+    """Apply ``switch`` to every LoRA layer and show the original of every module that trains in full."""
+    layers = _lora_layers(model)
+    if any(layer.merged for layer in layers):
+        raise UsageError(
+            "the adapter is merged into the base, so the original model is gone; unmerge it first"
+        )
+    wrappers = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+    before = [(module, module._active_adapter, module._disable_adapters) for module in (*layers, *wrappers)]
+    try:
+        for layer in layers:
+            layer._disable_adapters = False
+            switch(layer)
+        for wrapper in wrappers:
+            wrapper._disable_adapters = True
+        yield
+    finally:
+        for module, active, disabled in before:
+            module._active_adapter, module._disable_adapters = active, disabled
+
+
+@contextmanager
+def _values(model: nn.Module, values: Biases) -> Iterator[None]:
+    """Parameters hold other values inside the block; autograd does not notice."""
+    if not values:
+        yield
+        return
+    parameters = dict(model.named_parameters())
+    before = {name: parameters[name].data for name in values}
+    try:
+        for name, value in values.items():
+            parameters[name].data = value.to(before[name])
+        yield
+    finally:
+        for name, data in before.items():
+            parameters[name].data = data
+
+
+@contextmanager
+def _no_side_effects(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[None]:
+    training = [(module, module.training) for module in model.modules()]
+    cuda = {v.device for v in inputs.values() if isinstance(v, Tensor) and v.is_cuda}
+    with torch.random.fork_rng(devices=sorted(device.index or 0 for device in cuda)):
+        # Autocast keeps the cast weights of its block: the student's must not serve the teacher, nor the teacher's,
+        # which have no gradient, the student.
+        torch.clear_autocast_cache()
+        try:
+            for module, _ in training:
+                module.training = False  # not eval(): some modules' train() has side effects
+            yield
+        finally:
+            for module, flag in training:
+                module.training = flag
+            torch.clear_autocast_cache()
+
+
+def _teacher_inputs(model: PreTrainedModel | PeftModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    given = dict(inputs)
+    if not plain.config.is_encoder_decoder or "decoder_input_ids" in given:
+        given.pop("labels", None)  # only encoder-decoders read them as inputs; a loss is not wanted
+    if "use_cache" in inspect.signature(plain.forward).parameters:
+        given.setdefault("use_cache", False)  # in eval mode a decoder would keep its keys and values
+    return given

@@ -127,7 +127,7 @@ def judge_bad_rows(source: DataSource, bad: Sequence[BadRow], total: int) -> lis
     share = f"{len(bad):,} of {total:,} rows {'is' if len(bad) == 1 else 'are'} bad ({len(bad) / total:.2%})"
     if len(bad) == total:
         raise DataError(f"{source.path}: no good row: {share}{listed}")
-    if len(bad) > source.max_bad_rows * total:
+    if len(bad) / total > source.max_bad_rows:
         raise DataError(
             f"{source.path}: {share}; max_bad_rows allows {source.max_bad_rows:.2%}. Correct or delete these rows, "
             f"or raise max_bad_rows to leave them out:{listed}"

@@ -59,40 +59,32 @@ class TokenDataset(Dataset):
 
 
 class Collator:
-    """Pads rows to the longest of their batch, rounded up to a multiple of ``multiple_of``.
+    """Pads rows on the right to the longest of their batch, rounded up to a multiple of ``multiple_of``.
 
-    Padding stands on the tokenizer's side; its positions have attention mask 0 and label ``IGNORED``, so that any
-    token serves where the tokenizer has no pad token. ``seq2seq``: labels are the decoder's sequence, whose length is
-    its own and whose padding is always on the right.
+    Padded positions have attention mask 0 and label ``IGNORED``, so that any token serves where the tokenizer has no
+    pad token. The tokenizer's ``padding_side`` is for generation and not followed: padding on the left shifts the
+    absolute positions of models such as GPT-2, which then see other inputs in a batch than alone.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, seq2seq: bool = False, multiple_of: int = 1
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, multiple_of: int = 1) -> None:
         candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id)
         self.pad = next((token for token in candidates if token is not None), 0)
-        self.left = tokenizer.padding_side == "left"
-        self.labels_left = self.left and not seq2seq
         self.multiple_of = multiple_of
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` (B, L); ``labels`` (B,) classes or (B, L') token ids."""
         inputs = [row["input_ids"] for row in rows]
-        batch = {
-            "input_ids": self._padded(inputs, self.pad, self.left),
-            "attention_mask": self._padded([torch.ones_like(row) for row in inputs], 0, self.left),
-        }
         labels = [row["labels"] for row in rows]
-        if isinstance(labels[0], Tensor):
-            batch["labels"] = self._padded(labels, IGNORED, self.labels_left)
-        else:
-            batch["labels"] = torch.tensor(labels)
-        return batch
+        are_tokens = isinstance(labels[0], Tensor)
+        return {
+            "input_ids": self._padded(inputs, self.pad),
+            "attention_mask": self._padded([torch.ones_like(row) for row in inputs], 0),
+            "labels": self._padded(labels, IGNORED) if are_tokens else torch.tensor(labels),
+        }
 
-    def _padded(self, rows: Sequence[Tensor], fill: int, left: bool) -> Tensor:
+    def _padded(self, rows: Sequence[Tensor], fill: int) -> Tensor:
         length = -(-max(map(len, rows)) // self.multiple_of) * self.multiple_of
         padded = torch.full((len(rows), length), fill)  # (B, L)
         for index, row in enumerate(rows):
-            start = length - len(row) if left else 0
-            padded[index, start : start + len(row)] = row
+            padded[index, : len(row)] = row
         return padded

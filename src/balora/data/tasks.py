@@ -93,7 +93,7 @@ def build_dataset(config: DataConfig, tokenizer: PreTrainedTokenizerBase, kind: 
     dataset, kept, problems = _assemble(config, rows, encoder, examples)
     return TaskData(
         dataset=dataset,
-        collator=Collator(tokenizer, seq2seq=kind == "seq2seq" and not is_classification),
+        collator=Collator(tokenizer),
         labels=names,
         form="nlu" if is_classification else "nlg",
         digest=rows.digest,
@@ -167,7 +167,8 @@ def _response_tokens(dialogue: Dialogue, row: Encoded, length: int) -> np.ndarra
     A token that spans the border counts as response: at the border the model must choose it as a whole.
     """
     first, end = row.spans.T  # (L,) each
-    inside = (end > dialogue.start) & (first < dialogue.end) & (end > first)
+    first = np.minimum(first, end - 1)  # GPT-2 and its kin give a token of spaces an empty span, at its end
+    inside = (end > dialogue.start) & (first < dialogue.end)
     targets = np.zeros(length, bool)
     targets[: len(inside)] = inside[:length]
     if inside.any() and not dialogue.closed and not row.end_lost:

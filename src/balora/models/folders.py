@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from balora.errors import StorageError
 
 
@@ -37,10 +39,11 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             _sync(file)
         _rename(temporary, path, replace)
         _sync(path.parent)
-    except FileExistsError:
+    except (FileExistsError, StorageError):
         raise
-    except OSError as error:
-        raise StorageError(f"{path}: the folder cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"{path}: the folder cannot be written: {reason}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -166,6 +166,15 @@ def load_base(
     return model.eval()
 
 
+def kind_of(model: PreTrainedModel) -> ModelKind:
+    """What a loaded model does, by its class; ``ModelError`` for a class that is none of the supported kinds."""
+    name = type(model).__name__
+    for kind, names in _CLASS_NAMES.items():
+        if name in _flat(names.values()):
+            return kind
+    raise ModelError(f"a {name} is none of the supported kinds (allowed: {', '.join(sorted(_AUTO))})")
+
+
 def head_modules(model: PreTrainedModel) -> list[str]:
     """Names of the modules that a classification task adds to the pre-trained model: they train in full.
 
@@ -250,9 +259,8 @@ def load_subject(
         seed: seeds the head of a base that has none for this kind.
     """
     adapter_config = read_adapter(adapter)[1] if adapter else None
-    if kind is None and adapter_config is not None and adapter_config.task_type in _TASK_KINDS:
-        kind = _TASK_KINDS[adapter_config.task_type]
-    kind = kind or detect_kind(model.path, model.revision)
+    if kind is None:
+        kind = adapter_kind(model, adapter) if adapter else detect_kind(model.path, model.revision)
     labels = adapter_labels(adapter) if adapter and kind == "classifier" else None
     loaded: PreTrainedModel | PeftModel = load_base(model, kind, labels=labels, seed=seed)
     original = None
@@ -266,6 +274,12 @@ def load_subject(
         original = load_base(base, kind, labels=class_names if kind == "classifier" else None, seed=seed)
     name = name or (adapter.resolve().name if adapter else Path(model.path).name)
     return Subject(loaded, load_tokenizer(model), kind, name, original)
+
+
+def adapter_kind(base: ModelConfig, adapter: Path) -> ModelKind:
+    """What an adapter was trained for, or else what its base's configuration says."""
+    task = str(getattr(read_adapter(adapter)[1], "task_type", None))
+    return _TASK_KINDS.get(task) or detect_kind(base.path, base.revision)
 
 
 def adapter_labels(adapter: Path) -> list[str] | None:
@@ -307,7 +321,7 @@ def _loading(config: ModelConfig, what: str) -> Iterator[None]:
     if not path.is_dir() and (path.is_absolute() or config.path.startswith(".") or len(path.parts) > 2):
         raise ModelError(f"model {config.path!r}: no such folder")
     try:
-        with _quiet():
+        with quiet():
             yield
     except ModelError:
         raise
@@ -326,7 +340,8 @@ class _LoadReport(logging.Filter):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Silence the table of missing weights and the progress bars of transformers' loading and saving."""
     logger, silence = logging.getLogger("transformers.modeling_utils"), _LoadReport()
     bar = transformers_logging.is_progress_bar_enabled()
     logger.addFilter(silence)

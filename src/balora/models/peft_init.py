@@ -30,7 +30,7 @@ from transformers.pytorch_utils import Conv1D
 
 from balora.errors import CheckpointError, ConfigError, ModelError
 from balora.models.folders import new_folder
-from balora.models.loading import head_modules, peft_quiet
+from balora.models.loading import head_modules, kind_of, peft_quiet
 from balora.models.targets import ALL_LINEAR, check_rank, find_targets, matrix_shape, peft_names
 from balora.models.teacher import (
     FROZEN,
@@ -231,10 +231,7 @@ def _wrap(model: PreTrainedModel, plan: Plan) -> PeftModel:
     if model.dtype in (torch.bfloat16, torch.float16):
         for name in heads:
             _keep_in_float32(model.get_submodule(name))
-    if plan.form == "nlu":
-        task = "SEQ_CLS"
-    else:
-        task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    task = {"classifier": "SEQ_CLS", "seq2seq": "SEQ_2_SEQ_LM", "causal": "CAUSAL_LM"}.get(kind_of(model))
     config = LoraConfig(
         task_type=task,
         r=plan.rank,

@@ -49,7 +49,7 @@ class Teacher(ABC):
         Whatever the student was, it is again afterwards: training flags, active adapters, ``requires_grad`` and the
         state of the random generators.
         """
-        with torch.no_grad(), _no_side_effects(self.model, inputs), self.as_original():
+        with torch.no_grad(), without_side_effects(self.model, inputs), self.as_original():
             return self.model(**_teacher_inputs(self.model, inputs))
 
     @abstractmethod
@@ -137,10 +137,21 @@ def adapters_off(model: PeftModel) -> Iterator[None]:
         yield
 
 
+class FrozenLinear(nn.Module):
+    """``x @ weight.T`` with a weight that is no parameter and in no state dict, so nothing trains or saves it."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)  # (out, in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight)
+
+
 def add_frozen_adapter(
     model: PeftModel, factors: Mapping[str, tuple[Tensor, Tensor]], *, sign: float = 1.0
 ) -> None:
-    """Give every adapted layer a second, frozen adapter that PEFT's saving and loading do not know of.
+    """Give every adapted layer a second, frozen adapter that PEFT's saving and loading do not see.
 
     Plain LoRA in float32 with the student's scaling: no dropout, no DoRA. It stays inactive.
 
@@ -149,24 +160,23 @@ def add_frozen_adapter(
         factors: layer name -> (A0 (r, in), B0 (out, r)).
         sign: factor of B0; -1 takes the initial adapter away.
     """
-    layers = {
-        name: layer for name, layer in model.get_base_model().named_modules() if isinstance(layer, LoraLayer)
-    }
+    layers = {n: m for n, m in model.get_base_model().named_modules() if isinstance(m, LoraLayer)}
     if layers.keys() != factors.keys():
         only = sorted(layers.keys() ^ factors.keys())
         raise ModelError(
             f"the initial adapter and the model differ in the layers they adapt: {', '.join(only[:4])}"
         )
     for name, layer in layers.items():
-        device = layer.lora_A[STUDENT].weight.device
-        for store, factor in ((layer.lora_A, factors[name][0]), (layer.lora_B, sign * factors[name][1])):
-            linear = nn.Linear(*reversed(factor.shape), bias=False, device="meta")
-            linear.weight = nn.Parameter(factor.to(device, torch.float32), requires_grad=False)
-            store[FROZEN] = linear
+        device, (a0, b0) = layer.lora_A[STUDENT].weight.device, factors[name]
+        layer.lora_A[FROZEN] = FrozenLinear(a0.to(device, torch.float32))
+        layer.lora_B[FROZEN] = FrozenLinear(sign * b0.to(device, torch.float32))
         layer.lora_dropout[FROZEN] = nn.Identity()
         for known in (layer.r, layer.lora_alpha, layer.scaling, layer.use_rslora):
             known[FROZEN] = known[STUDENT]
         layer.use_dora[FROZEN] = layer.lora_bias[FROZEN] = False
+    # DDP would send these to every process before each forward, into tensors that a graph still needs.
+    ignored = [name for name, _ in model.named_buffers() if f".{FROZEN}." in name]
+    model._ddp_params_and_buffers_to_ignore = ignored
 
 
 def read_factors(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -221,7 +231,8 @@ def _values(model: nn.Module, values: Biases) -> Iterator[None]:
 
 
 @contextmanager
-def _no_side_effects(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[None]:
+def without_side_effects(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[None]:
+    """Eval mode inside the block; afterwards training flags and random generators are what they were."""
     training = [(module, module.training) for module in model.modules()]
     cuda = {v.device for v in inputs.values() if isinstance(v, Tensor) and v.is_cuda}
     with torch.random.fork_rng(devices=sorted(device.index or 0 for device in cuda)):

@@ -1,0 +1,235 @@
+"""Save what was trained as a plain adapter for the *original* base, and merge adapters into whole models.
+
+Where training began with part of the base's weights (PiSSA, OLoRA, CorDA), ``W_res + s B A = W + s (B A - B0 A0)``:
+an adapter of twice the rank, ``[A; A0]`` and ``[s B, -s B0]``, over the untouched base (PiSSA, arXiv 2404.02948,
+appendix C). Nothing is left in place that was not loaded again and seen to give the trained model's logits.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from balora.config import ModelConfig
+from balora.errors import ExportError, ModelError
+from balora.models.folders import new_folder
+from balora.models.loading import (
+    LABELS_FILE,
+    adapter_kind,
+    adapter_labels,
+    attach_adapter,
+    kind_of,
+    load_base,
+    load_tokenizer,
+    peft_quiet,
+    quiet,
+)
+from balora.models.teacher import STUDENT, read_factors, without_side_effects
+
+# Largest error allowed, as a share of the largest logit: what rounding alone can do in the base's dtype.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_DTYPE_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+class AdaptedModel(Protocol):
+    """What is read of ``balora.methods.Adapted``."""
+
+    @property
+    def model(self) -> PreTrainedModel | PeftModel: ...
+    @property
+    def initial_adapter(self) -> Path | None: ...
+    @property
+    def merge_on_save(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class SaveCheck:
+    """How far the logits of what was saved are from those of the model in memory, on the probe batch."""
+
+    error: float  # largest absolute difference
+    scale: float  # largest absolute logit
+    tolerance: float  # largest allowed error / scale
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance * self.scale  # False where either is NaN
+
+
+def save_adapter(
+    adapted: AdaptedModel, output: Path, probe_inputs: Mapping[str, Any], *, base: ModelConfig | None = None
+) -> SaveCheck:
+    """Save a trained model: a plain PEFT adapter for its original base, or a whole model after full fine-tuning.
+
+    The folder appears whole or not at all, in the place of an older one.
+
+    Args:
+        adapted: what the method's ``prepare`` gave.
+        output: the folder to write.
+        probe_inputs: a few forward arguments on which the logits are compared.
+        base: the original model; default: where ``adapted.model`` was loaded from.
+
+    Raises:
+        ExportError: what was saved does not give the trained model's logits when loaded again; gives the numbers.
+        StorageError: the disk is full, or the place cannot be written.
+    """
+    model = adapted.model
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base or _origin(plain)
+    expected = _logits(model, probe_inputs)
+    whole: PreTrainedModel | None = None
+    if not isinstance(model, PeftModel):
+        whole = model
+    elif adapted.merge_on_save:
+        whole = copy.deepcopy(model).merge_and_unload(safe_merge=True, adapter_names=[STUDENT])
+    with new_folder(output, replace=True) as folder:
+        if whole is not None:
+            return _save_whole(whole, base, folder, expected, probe_inputs)
+        _write_adapter(model, adapted.initial_adapter, base, folder)
+        kind = kind_of(plain)
+        labels = adapter_labels(folder) if kind == "classifier" else None
+        again = attach_adapter(load_base(base, kind, labels=labels), folder).to(model.device)
+        return _compare(
+            expected, again, probe_inputs, plain.dtype, "the saved adapter, loaded on the original base"
+        )
+
+
+def merge_adapter(
+    base: ModelConfig, adapter: Path, output: Path, *, probe_inputs: Mapping[str, Any] | None = None
+) -> SaveCheck:
+    """A plain transformers model, tokenizer included, that computes what ``base`` with ``adapter`` computes.
+
+    Args:
+        base: the model that the adapter was made for.
+        adapter: folder of a PEFT adapter.
+        output: the folder to write, in the place of an older one.
+        probe_inputs: forward arguments on which the logits are compared; default: two rows of random tokens.
+
+    Raises:
+        ModelError: the base or the adapter cannot be loaded, or do not belong together.
+        ExportError: the merged model's logits differ; gives the numbers.
+        StorageError: the disk is full, or the place cannot be written.
+    """
+    kind = adapter_kind(base, adapter)
+    labels = adapter_labels(adapter) if kind == "classifier" else None
+    model = attach_adapter(load_base(base, kind, labels=labels), adapter)
+    probe = _random_probe(model.get_base_model()) if probe_inputs is None else probe_inputs
+    expected = _logits(model, probe)
+    try:
+        with peft_quiet():
+            merged = model.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise ExportError(f"adapter {adapter}: cannot be merged into {base.path!r}: {error}") from error
+    with new_folder(output, replace=True) as folder:
+        return _save_whole(merged, base, folder, expected, probe)
+
+
+def _save_whole(
+    model: PreTrainedModel, base: ModelConfig, folder: Path, expected: Tensor, probe: Mapping[str, Any]
+) -> SaveCheck:
+    with quiet():
+        model.save_pretrained(folder)
+        with suppress(ModelError):  # a model without a tokenizer gives one without
+            load_tokenizer(base).save_pretrained(folder)
+    saved = ModelConfig(path=str(folder), dtype=_DTYPE_NAMES.get(model.dtype, "float32"))
+    again = load_base(saved, kind_of(model)).to(model.device)
+    return _compare(expected, again, probe, model.dtype, "the saved model, loaded again")
+
+
+def _write_adapter(model: PeftModel, initial: Path | None, base: ModelConfig, folder: Path) -> None:
+    config = copy.deepcopy(model.peft_config[STUDENT])
+    state = get_peft_model_state_dict(model, adapter_name=STUDENT, save_embedding_layers=False)
+    if initial is not None:
+        if config.use_dora:
+            raise ExportError(
+                "DoRA over a changed base has no plain adapter for the original base; save it merged"
+            )
+        rank = config.r
+        scaling = config.lora_alpha / (rank**0.5 if config.use_rslora else rank)
+        for name, (a0, b0) in read_factors(initial).items():
+            keys = [f"base_model.model.{name}.lora_{x}.weight" for x in "AB"]
+            a, b = (state[key].cpu() for key in keys)
+            state[keys[0]] = torch.cat([a, a0.to(a)])  # (2r, in)
+            state[keys[1]] = scaling * torch.cat([b, -b0.to(b)], dim=1)  # (out, 2r)
+        # The scale went into B, so that alpha / rank is 1 whatever the student's scaling was.
+        config.r = config.lora_alpha = 2 * rank
+        config.use_rslora = False
+    config.inference_mode, config.init_lora_weights = True, True
+    config.base_model_name_or_path, config.revision = base.path, base.revision
+    config.target_modules = _in_order(config.target_modules)
+    config.modules_to_save = _in_order(config.modules_to_save)
+    config.save_pretrained(str(folder))
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in sorted(state.items())}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    if kind_of(model.get_base_model()) == "classifier":
+        names = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
+        (folder / LABELS_FILE).write_text(json.dumps(names, ensure_ascii=False), encoding="utf-8")
+
+
+def _in_order(names: Any) -> Any:
+    """Sets have another order in every process; equal adapters shall be equal files."""
+    return sorted(set(names)) if isinstance(names, list | set | tuple) else names
+
+
+def _origin(model: PreTrainedModel) -> ModelConfig:
+    path = model.config.name_or_path
+    if not path:
+        raise ExportError(
+            "the model was built in memory, so an adapter for it has no base to be loaded on; save the original model "
+            "with its tokenizer, and train from that folder"
+        )
+    revision = getattr(model.config, "_commit_hash", None)
+    return ModelConfig(path=path, revision=revision, dtype=_DTYPE_NAMES.get(model.dtype, "float32"))
+
+
+def _logits(model: PreTrainedModel | PeftModel, inputs: Mapping[str, Any]) -> Tensor:
+    """Logits in float32, in eval mode, by the class's forward: a trainer may have laid autocast over the object's."""
+    given = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    with torch.no_grad(), without_side_effects(model, given):
+        return type(model).forward(model, **given).logits.float().cpu()
+
+
+def _compare(
+    expected: Tensor,
+    again: PreTrainedModel | PeftModel,
+    probe: Mapping[str, Any],
+    dtype: torch.dtype,
+    what: str,
+) -> SaveCheck:
+    found = _logits(again, probe)
+    check = SaveCheck(
+        error=float((found - expected).abs().max()),
+        scale=float(expected.abs().max()),
+        tolerance=TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16]),
+    )
+    if not check.passed:
+        raise ExportError(
+            f"{what}, differs from the trained model: largest logit error {check.error:.3g} at logits up to "
+            f"{check.scale:.3g}, allowed {check.tolerance:.0e} of that in {dtype}; nothing was saved"
+        )
+    return check
+
+
+def _random_probe(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Two rows of random tokens that end in the end-of-text token, as encoder-decoder classifiers require."""
+    config = model.config
+    special = {config.pad_token_id, config.bos_token_id, config.eos_token_id}
+    usable = torch.tensor([token for token in range(config.vocab_size) if token not in special])
+    picked = torch.randint(len(usable), (2, 16), generator=torch.Generator().manual_seed(0))
+    ids = usable[picked]  # (2, 16)
+    if isinstance(config.eos_token_id, int):
+        ids[:, -1] = config.eos_token_id
+    probe = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if kind_of(model) == "seq2seq":
+        probe["decoder_input_ids"] = ids
+    return probe

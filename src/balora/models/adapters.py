@@ -24,18 +24,19 @@ from transformers import PreTrainedModel
 from balora.config import ModelConfig
 from balora.errors import ExportError, ModelError
 from balora.models.folders import new_folder
+from balora.models.initial import read_factors
+from balora.models.kinds import kind_of
 from balora.models.loading import (
     LABELS_FILE,
     adapter_kind,
     adapter_labels,
     attach_adapter,
-    kind_of,
     load_base,
     load_tokenizer,
     peft_quiet,
     quiet,
 )
-from balora.models.teacher import STUDENT, read_factors, without_side_effects
+from balora.models.teacher import STUDENT, without_side_effects
 
 # Largest error allowed, as a share of the largest logit: what rounding alone can do in the base's dtype.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}

@@ -54,7 +54,9 @@ def calibrated(
 
     try:
         preprocess_corda(model, config, run_model=run)
-    except (ValueError, ZeroDivisionError, torch.linalg.LinAlgError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, ZeroDivisionError, RuntimeError) as error:
         raise ModelError(
             f"corda: the inputs that the calibration rows give to the target modules cannot be used: {error}"
         ) from error

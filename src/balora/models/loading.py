@@ -13,35 +13,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
 
 from balora.config import ModelConfig, ModelKind
 from balora.errors import ModelError
+from balora.models.kinds import AUTO_CLASSES, check_fits, configured_kind
 
 LABELS_FILE = "labels.json"  # beside an adapter with a classification head: class names in order of their ids
-_AUTO: dict[ModelKind, Any] = {
-    "causal": transformers.AutoModelForCausalLM,
-    "masked": transformers.AutoModelForMaskedLM,
-    "classifier": transformers.AutoModelForSequenceClassification,
-    "seq2seq": transformers.AutoModelForSeq2SeqLM,
-    "encoder": transformers.AutoModel,
-}
-_CLASS_NAMES: dict[ModelKind, Any] = {  # model_type -> class name(s), as transformers lists them
-    "classifier": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    "seq2seq": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    "masked": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    "causal": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    "encoder": modeling_auto.MODEL_MAPPING_NAMES,
-}
 _TASK_KINDS: dict[str, ModelKind] = {
     "SEQ_CLS": "classifier",
     "CAUSAL_LM": "causal",
@@ -106,23 +90,14 @@ def detect_kind(path: str | Path, revision: str | None = None) -> ModelKind:
     reference = ModelConfig(path=str(path), revision=revision)
     with _loading(reference, "configuration"):
         config = AutoConfig.from_pretrained(reference.path, revision=revision)
-    for saved_as in config.architectures or []:
-        for kind, names in _CLASS_NAMES.items():
-            if saved_as in _flat(names.values()) and not (kind == "causal" and _is_encoder(config)):
-                return kind
-    for kind in ("seq2seq", "encoder", "causal"):
-        fits = config.model_type in _CLASS_NAMES[kind]
-        if (
-            fits
-            and (kind != "encoder" or _is_encoder(config))
-            and (kind != "seq2seq" or config.is_encoder_decoder)
-        ):
-            return kind
-    saved = ", ".join(config.architectures or []) or "no class named in its configuration"
-    raise ModelError(
-        f"model {reference.path!r}: a {config.model_type!r} model ({saved}) is none of the supported kinds "
-        f"(allowed: {', '.join(sorted(_AUTO))})"
-    )
+    kind = configured_kind(config)
+    if kind is None:
+        saved = ", ".join(config.architectures or []) or "no class named in its configuration"
+        raise ModelError(
+            f"model {reference.path!r}: a {config.model_type!r} model ({saved}) is none of the supported kinds "
+            f"(allowed: {', '.join(sorted(AUTO_CLASSES))})"
+        )
+    return kind
 
 
 def load_base(
@@ -143,14 +118,14 @@ def load_base(
         settings = AutoConfig.from_pretrained(
             config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
-    _check_fits(config, settings, kind)
+    check_fits(config, settings, kind)
     if kind == "classifier" and labels is not None:
         settings.num_labels = len(labels)
         settings.id2label = dict(enumerate(labels))
         settings.label2id = {label: i for i, label in enumerate(labels)}
     with _loading(config, f"{kind} model"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, info = _AUTO[kind].from_pretrained(
+        model, info = AUTO_CLASSES[kind].from_pretrained(
             config.path,
             config=settings,
             revision=config.revision,
@@ -164,15 +139,6 @@ def load_base(
         # Decoder classifiers read the last token that is not padding, and refuse a batch without this.
         model.config.pad_token_id = load_tokenizer(config).pad_token_id
     return model.eval()
-
-
-def kind_of(model: PreTrainedModel) -> ModelKind:
-    """What a loaded model does, by its class; ``ModelError`` for a class that is none of the supported kinds."""
-    name = type(model).__name__
-    for kind, names in _CLASS_NAMES.items():
-        if name in _flat(names.values()):
-            return kind
-    raise ModelError(f"a {name} is none of the supported kinds (allowed: {', '.join(sorted(_AUTO))})")
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
@@ -354,25 +320,6 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _check_fits(config: ModelConfig, settings: Any, kind: ModelKind) -> None:
-    able = [k for k, names in _CLASS_NAMES.items() if settings.model_type in names]
-    if _is_encoder(settings):
-        able = [k for k in able if k != "causal"]  # transformers would run it as an untrained decoder
-    else:
-        able = [k for k in able if k != "masked" or settings.is_encoder_decoder]
-    if kind not in able and not config.trust_remote_code:
-        raise ModelError(
-            f"model {config.path!r}: a {settings.model_type!r} model cannot serve as a {kind} model "
-            f"(it can serve as: {', '.join(sorted(able)) or 'none of the supported kinds'})"
-        )
-
-
-def _is_encoder(settings: Any) -> bool:
-    """Whether a model type is a bidirectional encoder, trained by masked language modelling."""
-    masked = settings.model_type in _CLASS_NAMES["masked"]
-    return masked and not settings.is_encoder_decoder and not getattr(settings, "is_decoder", False)
-
-
 def _check_weights(config: ModelConfig, model: PreTrainedModel, kind: ModelKind, missing: set[str]) -> None:
     """Only a head (or pooler) may lack weights; remembers which modules started afresh."""
     backbone = f"{model.base_model_prefix}."
@@ -415,7 +362,3 @@ def _adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
 
 def _examples(names: Sequence[str]) -> str:
     return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
-
-
-def _flat(values: Any) -> set[str]:
-    return {name for value in values for name in ((value,) if isinstance(value, str) else value)}

@@ -8,8 +8,6 @@ first run and a resumed one read the factors from disk and form the residual by 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -22,16 +20,15 @@ from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from balora.errors import CheckpointError, ConfigError, ModelError
-from balora.models.folders import new_folder
-from balora.models.loading import head_modules, kind_of, peft_quiet
-from balora.models.targets import ALL_LINEAR, check_rank, find_targets, matrix_shape, peft_names
+from balora.models.initial import INITIAL_FOLDER, Factors, read_initial, weights_digest, write_initial
+from balora.models.kinds import kind_of
+from balora.models.loading import head_modules, peft_quiet
+from balora.models.targets import ALL_LINEAR, check_rank, find_targets, peft_names
 from balora.models.teacher import (
     FROZEN,
     STUDENT,
@@ -40,12 +37,8 @@ from balora.models.teacher import (
     FrozenAdapterTeacher,
     Teacher,
     add_frozen_adapter,
-    read_factors,
 )
 from balora.plugins import PluginOptions
-
-INITIAL_FOLDER, IDENTITY_FILE = "initial_adapter", "identity.json"
-Factors = dict[str, tuple[Tensor, Tensor]]  # layer name -> (A0 (r, in), B0 (out, r))
 
 
 class AdapterOptions(PluginOptions):
@@ -180,8 +173,8 @@ def adapt_residual(
     folder, identity = context.work_dir / INITIAL_FOLDER, _identity(plan, f"{init} {variant}".strip())
     if not folder.exists():
         factors = _factors(plan, {**(settings or {}), "init_lora_weights": init}, calibrate)
-        _write_initial(model, plan, folder, identity, factors)
-    factors = _read_initial(folder, identity)
+        write_initial(folder, _initial_config(model, plan), identity, factors)
+    factors = read_initial(folder, identity)
     student = _wrap(model, plan)
     _install(student, factors, plan.scaling, anchored)
     biases = _trained_biases(student)
@@ -325,7 +318,7 @@ def _factors(plan: Plan, settings: dict[str, Any], calibrate: Callable[[LoraConf
         torch.manual_seed(plan.seed)
         for name, module in plan.targets.items():
             weight = _matrix(module)
-            linear = nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
             linear.weight = nn.Parameter(weight, requires_grad=False)
             if calibrate is not None:
                 linear.eigens = module.__dict__.pop("eigens")  # what CorDA's preparation left
@@ -363,11 +356,6 @@ def _install(student: PeftModel, factors: Factors, scaling: float, anchored: boo
 
 def _identity(plan: Plan, init: str) -> dict[str, Any]:
     """What must be equal for an initial adapter to be the one of this run."""
-    weights = hashlib.sha256()
-    for name, module in sorted(plan.targets.items()):
-        flat = module.weight.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 65536)].contiguous().cpu().view(torch.uint8)
-        weights.update(f"{name} {matrix_shape(module)}".encode() + sample.numpy().tobytes())
     return {
         "init": init,
         "rank": plan.rank,
@@ -375,52 +363,16 @@ def _identity(plan: Plan, init: str) -> dict[str, Any]:
         "rslora": plan.rslora,
         "seed": plan.seed,
         "target_modules": sorted(plan.targets),
-        "base_weights": weights.hexdigest(),
+        "base_weights": weights_digest(plan.targets),
     }
 
 
-def _write_initial(
-    model: PreTrainedModel, plan: Plan, folder: Path, identity: dict[str, Any], factors: Factors
-) -> None:
-    config = LoraConfig(
+def _initial_config(model: PreTrainedModel, plan: Plan) -> LoraConfig:
+    return LoraConfig(
         r=plan.rank,
         lora_alpha=plan.alpha,
         use_rslora=plan.rslora,
-        target_modules=sorted(factors),
+        target_modules=sorted(plan.targets),
         base_model_name_or_path=model.config.name_or_path,
         inference_mode=True,
     )
-    tensors = {}
-    for name, (a, b) in factors.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a.contiguous().cpu()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = b.contiguous().cpu()
-    try:
-        with new_folder(folder) as temporary:
-            config.save_pretrained(str(temporary))
-            save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-            (temporary / IDENTITY_FILE).write_text(json.dumps(identity, indent=2), encoding="utf-8")
-    except FileExistsError:
-        pass  # another process of this run was faster; every process reads what stands there
-
-
-def _read_initial(folder: Path, identity: dict[str, Any]) -> Factors:
-    try:
-        saved = json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))
-        factors = read_factors(folder)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: the initial adapter is damaged ({error}); delete the run's folder to start it anew"
-        ) from None
-    differ = [key for key in identity if saved.get(key) != identity[key]]
-    if differ:
-        shown = [f"{k} (here {_short(identity[k])}, there {_short(saved.get(k))})" for k in differ]
-        raise CheckpointError(
-            f"{folder}: the initial adapter belongs to another configuration: {', '.join(shown)}; "
-            "use another output folder, or the configuration that made it"
-        )
-    return factors
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -73,7 +73,7 @@ def matrix_shape(module: nn.Module) -> tuple[int, int]:
         return module.out_features, module.in_features
     if isinstance(module, nn.Embedding):
         return module.embedding_dim, module.num_embeddings
-    return module.nf, module.nx  # Conv1D
+    return int(module.nf), int(module.nx)  # type: ignore[arg-type]  # Conv1D, which has no annotations
 
 
 def peft_names(model: nn.Module, targets: Iterable[str]) -> list[str]:

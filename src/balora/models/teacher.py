@@ -22,12 +22,12 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils import AuxiliaryTrainingWrapper
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from balora.errors import ModelError, UsageError
+from balora.models.initial import read_factors
 
 STUDENT, FROZEN = "default", "initial"  # names of the trained adapter and of the frozen initial one
 Biases = Mapping[str, Tensor]  # original values of biases that train along, by parameter name
@@ -140,6 +140,8 @@ def adapters_off(model: PeftModel) -> Iterator[None]:
 class FrozenLinear(nn.Module):
     """``x @ weight.T`` with a weight that is no parameter and in no state dict, so nothing trains or saves it."""
 
+    weight: Tensor
+
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", weight, persistent=False)  # (out, in)
@@ -177,14 +179,6 @@ def add_frozen_adapter(
     # DDP would send these to every process before each forward, into tensors that a graph still needs.
     ignored = [name for name, _ in model.named_buffers() if f".{FROZEN}." in name]
     model._ddp_params_and_buffers_to_ignore = ignored
-
-
-def read_factors(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Layer name -> (A (r, in), B (out, r)) of a plain LoRA adapter's folder."""
-    tensors = load_file(folder / "adapter_model.safetensors")
-    prefix, a, b = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-    names = [key.removeprefix(prefix).removesuffix(a) for key in tensors if key.endswith(a)]
-    return {name: (tensors[f"{prefix}{name}{a}"], tensors[f"{prefix}{name}{b}"]) for name in names}
 
 
 def _lora_layers(model: nn.Module) -> list[LoraLayer]:

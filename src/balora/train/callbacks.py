@@ -1,0 +1,182 @@
+"""What happens around the training steps: the log file, the clock, the order of the data, progress, and stopping."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate.utils import gather
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from balora.train.checkpoint import storage_errors, write_text
+from balora.train.memory import PeakMemory
+from balora.train.signals import StopRequest
+
+# Called after every optimizer step: steps done, steps in all, the latest logged values.
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+class EpochSampler(Protocol):
+    """A sampler whose order is a pure function of its seed and the epoch."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class DataOrder(TrainerCallback):
+    """Tells the sampler the epoch, also after a resume, where the data loader's own wrappers may not reach it."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        batches = len(kwargs["train_dataloader"])
+        steps = max(-(-batches // args.gradient_accumulation_steps), 1)  # optimizer steps an epoch
+        self.sampler.set_epoch(state.global_step // steps)
+
+
+class StepBoundary(TrainerCallback):
+    """Stops after the step in which a stop was asked for, with a checkpoint; logs before every checkpoint.
+
+    A checkpoint starts with an empty logging window, so a resumed run logs what an uninterrupted one logs.
+    """
+
+    def __init__(self, request: StopRequest) -> None:
+        self.request = request
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.request.deferring = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        asked = self.request.received is not None
+        if args.world_size > 1:  # signals reach the processes at different times; all must stop at one step
+            asked = bool(gather(torch.tensor([int(asked)], device=args.device)).max())
+        if asked:
+            control.should_save = True
+            control.should_training_stop = True
+        if control.should_save:
+            control.should_log = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.request.deferring = False
+
+
+class LogFile(TrainerCallback):
+    """One JSON line a logging step. On a resume, lines after the checkpoint go: those steps are done again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            lines = [json.dumps(entry) + "\n" for entry in state.log_history if "loss" in entry]
+            write_text(self.path, "".join(lines))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero and "loss" in state.log_history[-1]:
+            with storage_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+class Meter(TrainerCallback, ExportableState):
+    """Seconds and peak memory of the training loop, carried over by checkpoints."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._bytes = 0
+        self._started: float | None = None
+        self._memory: PeakMemory | None = None
+
+    @property
+    def seconds(self) -> float:
+        running = time.perf_counter() - self._started if self._started is not None else 0.0
+        return self._seconds + running
+
+    @property
+    def bytes(self) -> int:
+        return max(self._bytes, self._memory.bytes() if self._memory is not None else 0)
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"seconds": self.seconds, "bytes": self.bytes}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        stored: Any = state.stateful_callbacks  # by callback name: transformers annotates what goes in
+        earlier = stored[type(self).__name__]["attributes"]
+        self._seconds, self._bytes = earlier["seconds"], earlier["bytes"]
+        self._memory = PeakMemory()
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        """Hold both values. Called by the owner, because a failing step never reaches the end of training."""
+        self._seconds, self._started = self.seconds, None
+        self._bytes = self.bytes
+        if self._memory is not None:
+            self._memory.stop()
+            self._memory = None
+
+
+class ProgressReport(TrainerCallback):
+    """Passes each step on to a function, on the main process."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._report(state)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._report(state)
+
+    def _report(self, state: TrainerState) -> None:
+        if state.is_world_process_zero:
+            latest: Mapping[str, float] = next(
+                (entry for entry in reversed(state.log_history) if "loss" in entry), {}
+            )
+            self.progress(state.global_step, state.max_steps, latest)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A bar on stderr with the time left and the latest loss."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, loss="")
+
+        def report(step: int, steps: int, logs: Mapping[str, float]) -> None:
+            loss = f"loss {logs['loss']:.4f}" if "loss" in logs else ""
+            bar.update(task, completed=step, total=steps, loss=loss)
+
+        yield report

@@ -1,0 +1,288 @@
+"""One run, whole: from a recipe to an adapter that loads on the original base model.
+
+Running the same recipe again returns the stored result of a finished run at once, and continues an unfinished one from
+its last whole checkpoint; on the CPU the continued run ends with the same bits as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from balora.config import ModelKind, Recipe, content_hash
+from balora.data.sampler import LengthGroupedSampler
+from balora.data.tasks import TaskData, build_dataset, calibration_batches
+from balora.errors import CheckpointError, ConfigError
+from balora.methods import Adapted, Method, MethodContext
+from balora.models.adapters import save_adapter
+from balora.models.loading import detect_kind, load_base, load_tokenizer
+from balora.plugins import PluginOptions
+from balora.regularizers import Form, RegularizerOptions
+from balora.train import checkpoint
+from balora.train.callbacks import DataOrder, LogFile, Meter, Progress, ProgressReport, StepBoundary
+from balora.train.folder import RunFolder, identifying
+from balora.train.objective import Objective
+from balora.train.setup import build_objective, resolve
+from balora.train.signals import StopRequest, stop_on_signals
+from balora.train.trainer import BALoraTrainer
+
+_SAVE_SHARE = 0.1  # of a run's steps between checkpoints, where the recipe names no number
+_CALIBRATION_ROWS = 2048  # at most; a method takes what it needs
+_PROBE_ROWS = 4
+
+
+class TrainResult(BaseModel):
+    """What a finished run leaves behind; also the content of ``result.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output: Path
+    adapter_dir: Path
+    metrics: dict[str, float] = Field(
+        description="the last logging step: every term of the loss with its weight"
+    )
+    seconds: float = Field(description="of the training loop alone, over all its sessions")
+    peak_memory_bytes: int = Field(description="GPU: allocated by tensors; CPU: resident set of the process")
+    trainable_parameters: int
+    total_parameters: int
+    steps: int = Field(description="optimizer steps")
+    rows: int = Field(description="training rows")
+    data_digest: str
+    recipe_digest: str
+    notes: list[str] = Field(
+        default_factory=list, description="bad rows by file and line, damaged checkpoints"
+    )
+
+
+@dataclasses.dataclass
+class _Run:
+    """What the parts of a run hand to each other."""
+
+    recipe: Recipe
+    folder: RunFolder
+    arguments: TrainingArguments
+    method: Method[PluginOptions]
+    regularizers: dict[str, RegularizerOptions]
+    kind: ModelKind
+    notes: list[str]
+
+
+def train(recipe: Recipe, *, progress: Progress | None = None) -> TrainResult:
+    """Train as the recipe says, and save the adapter into ``<output>/adapter``.
+
+    Args:
+        recipe: the whole configuration.
+        progress: called after every optimizer step; see ``progress_bar``.
+
+    Raises:
+        ConfigError, DataError, ModelError: before any training, naming field, file or line.
+        CheckpointError: the output belongs to another configuration, other data or a running process.
+        StorageError: the output cannot be written; what was finished is kept.
+        NonFiniteLossError: names the step, the term and the last good checkpoint.
+        Interrupted: Ctrl-C or SIGTERM, after the step was finished and a checkpoint written.
+    """
+    form: Form = "nlu" if recipe.data.task == "text-classification" else "nlg"
+    method, regularizers = resolve(recipe.method, recipe.regularizers, form)
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
+        folder = RunFolder(Path(recipe.output))
+        arguments = _training_arguments(recipe, folder)
+        if arguments.process_index == 0:
+            stack.enter_context(folder.locked())
+            folder.claim(recipe)
+        _wait_for_everyone(arguments)
+        if (finished := stored_result(folder)) is not None:
+            return finished
+        kind: ModelKind = (
+            "classifier" if form == "nlu" else detect_kind(recipe.model.path, recipe.model.revision)
+        )
+        run = _Run(recipe, folder, arguments, method, regularizers, kind, [])
+        return _train(run, stop, progress)
+
+
+def stored_result(folder: RunFolder) -> TrainResult | None:
+    """The result of a finished run, or None.
+
+    Raises:
+        CheckpointError: there is one, and it cannot be read.
+    """
+    if not folder.result.exists():
+        return None
+    try:
+        values = json.loads(folder.result.read_text(encoding="utf-8"))
+        return TrainResult.model_validate({**values, "output": folder.root, "adapter_dir": folder.adapter})
+    except (OSError, ValueError, TypeError, ValidationError) as error:
+        raise CheckpointError(
+            f"{folder.result}: cannot be read ({error}); delete it to finish this run again from its last checkpoint"
+        ) from None
+
+
+def _train(run: _Run, stop: StopRequest, progress: Progress | None) -> TrainResult:
+    recipe, arguments = run.recipe, run.arguments
+    tokenizer = load_tokenizer(recipe.model)
+    data = build_dataset(recipe.data, tokenizer, run.kind)
+    model = load_base(recipe.model, run.kind, labels=data.labels, seed=recipe.seed)
+    adapted = _prepare(run, model, data)
+    objective = build_objective(
+        adapted,
+        run.kind,
+        run.regularizers,
+        tokenizer=tokenizer,
+        seed=recipe.seed,
+        max_length=recipe.data.max_length,
+    )
+    meter = Meter()
+    trainer = _trainer(run, adapted.model, objective, data, [StepBoundary(stop), meter])
+    if progress is not None:
+        trainer.add_callback(ProgressReport(progress))
+    last, damaged = checkpoint.last_whole(run.folder.checkpoints)
+    try:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    finally:
+        stop.deferring = False
+        meter.stop()
+    steps, planned = trainer.state.global_step, trainer.state.max_steps
+    if stop.received is not None and steps < planned:
+        raise stop.interrupted(
+            f"stopped after step {steps} of {planned}; {run.folder.root} has its checkpoint"
+        )
+
+    logged: Mapping[str, float] = next(
+        (entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}
+    )
+    result = TrainResult(
+        output=run.folder.root,
+        adapter_dir=run.folder.adapter,
+        metrics={name: float(value) for name, value in logged.items() if name not in ("step", "epoch")},
+        seconds=meter.seconds,
+        peak_memory_bytes=meter.bytes,
+        trainable_parameters=sum(p.numel() for p in adapted.model.parameters() if p.requires_grad),
+        total_parameters=model.num_parameters(),
+        steps=steps,
+        rows=len(data.dataset),
+        data_digest=data.digest,
+        recipe_digest=content_hash(identifying(recipe)),
+        notes=[*data.notes, *damaged],
+    )
+    if arguments.process_index == 0:
+        _export(run, adapted, data)
+        checkpoint.write_text(run.folder.result, result.model_dump_json(indent=1))
+    _wait_for_everyone(arguments)
+    return result
+
+
+def _prepare(run: _Run, model: PreTrainedModel, data: TaskData) -> Adapted:
+    """Adapt the model. One process goes first: it writes the initial adapter that the others read."""
+    batch_size = run.recipe.training.batch_size
+    context = MethodContext(
+        form=data.form,
+        rank=run.recipe.rank if run.method.has_rank else None,
+        seed=run.recipe.seed,
+        calibration=lambda: calibration_batches(data, max(_CALIBRATION_ROWS // batch_size, 1), batch_size),
+        work_dir=run.folder.work,
+    )
+    with run.arguments.main_process_first():
+        return run.method.prepare(model, context)
+
+
+def _trainer(
+    run: _Run,
+    model: Any,
+    objective: Objective,
+    data: TaskData,
+    callbacks: list[TrainerCallback],
+) -> BALoraTrainer:
+    settings, arguments = run.recipe.training, run.arguments
+    lengths = data.lengths if settings.group_by_length else np.ones_like(data.lengths)
+    step_rows = settings.batch_size * settings.gradient_accumulation * arguments.world_size
+    sampler = LengthGroupedSampler(lengths, step_rows, run.recipe.seed)
+    trainer = _RunTrainer(
+        model,
+        arguments,
+        objective=objective,
+        train_dataset=data.dataset,
+        data_collator=data.collator,
+        callbacks=[DataOrder(sampler), LogFile(run.folder.log), *callbacks],
+    )
+    trainer.sampler = sampler
+    trainer.remove_callback(PrinterCallback)  # it writes to stdout
+    return trainer
+
+
+class _RunTrainer(BALoraTrainer):
+    """``BALoraTrainer`` over rows in an order that is a pure function of seed and epoch, so that it can be resumed."""
+
+    sampler: Sampler[int]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self.sampler
+
+
+def _training_arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
+    settings = recipe.training
+    if settings.precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError(
+            "training.precision: 'fp16' needs a CUDA GPU, and none is here; use 'bf16' or 'fp32'"
+        )
+    # transformers 5 renamed gradient checkpointing on the way; the old name warns where the new one exists
+    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
+    checkpointing = (
+        "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
+    )
+    extra: dict[str, Any] = {}
+    if settings.gradient_checkpointing != "off":
+        extra[checkpointing] = True
+        extra[f"{checkpointing}_kwargs"] = {"use_reentrant": settings.gradient_checkpointing == "reentrant"}
+    return TrainingArguments(
+        output_dir=str(folder.checkpoints),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_schedule,
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of the steps
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim="adamw_torch",
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        logging_steps=settings.log_steps,
+        logging_nan_inf_filter=False,  # a loss that is not finite stops the run instead
+        save_steps=settings.save_steps or _SAVE_SHARE,
+        save_total_limit=settings.keep_checkpoints,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        **extra,
+    )
+
+
+def _export(run: _Run, adapted: Adapted, data: TaskData) -> None:
+    rows = [data.dataset[index] for index in range(min(_PROBE_ROWS, len(data.dataset)))]
+    probe: dict[str, Tensor] = data.collator(rows)
+    labels = probe.pop("labels")
+    if run.kind == "seq2seq":
+        probe["decoder_input_ids"] = adapted.model.prepare_decoder_input_ids_from_labels(labels)
+    save_adapter(adapted, run.folder.adapter, probe, base=run.recipe.model)
+
+
+def _wait_for_everyone(arguments: TrainingArguments) -> None:
+    if arguments.world_size > 1:
+        torch.distributed.barrier()

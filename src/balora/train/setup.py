@@ -1,0 +1,154 @@
+"""From a method's name and a pre-trained model to an adapted model with its objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, ValidationError
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from balora.config import Config, ModelKind, PluginChoice, explain, merged
+from balora.errors import ConfigError, UsageError
+from balora.methods import Adapted, Method, MethodContext, methods
+from balora.models.head import head_of
+from balora.models.kinds import kind_of
+from balora.plugins import PluginOptions
+from balora.regularizers import Form, RegularizerContext, RegularizerOptions, regularizers
+from balora.train.objective import Objective
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_DEFAULT_MAX_LENGTH = 512  # of probes, where the training arguments name none
+_CALIBRATION_BATCHES = 32
+
+
+class BALoraConfig(Config):
+    """What to train: the part of a recipe that a trainer in Python needs."""
+
+    method: PluginChoice = Field(
+        default=PluginChoice(name="balora"), description="a method, with its options"
+    )
+    rank: int = Field(default=16, ge=1, description="adapter rank; ignored by methods that have none")
+    regularizers: dict[str, dict[str, Any] | None] = Field(
+        default_factory=dict,
+        description="regularizer -> its options, merged over the method's preset; None drops one",
+    )
+
+
+def resolve(
+    method: PluginChoice, overrides: Mapping[str, Mapping[str, Any] | None], form: Form
+) -> tuple[Method[PluginOptions], dict[str, RegularizerOptions]]:
+    """The method, and the options of every regularizer it will carry. Loads no model.
+
+    Raises:
+        ConfigError: an unknown name, an option that does not validate, or a regularizer without this form.
+    """
+    cls, options = method.resolve(methods, "method")
+    chosen = cls(options)
+    wanted: dict[str, Mapping[str, Any] | None] = dict(chosen.regularizers())
+    for name, values in overrides.items():
+        wanted[name] = None if values is None else merged(wanted.get(name) or {}, values)
+    resolved = {}
+    for name, values in wanted.items():
+        plugin = regularizers.get(name)
+        if values is None:
+            continue
+        if form not in plugin.forms:
+            raise ConfigError(
+                f"regularizers.{name}: has no {form} form (it has: {', '.join(sorted(plugin.forms))}); "
+                f"remove it or write '{name}: null'"
+            )
+        try:
+            validated = plugin.Options.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigError(explain(error, plugin.Options, prefix=f"regularizers.{name}")) from None
+        assert isinstance(validated, RegularizerOptions)
+        resolved[name] = validated
+    return chosen, resolved
+
+
+def build_objective(
+    adapted: Adapted,
+    kind: ModelKind,
+    options: Mapping[str, RegularizerOptions],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None,
+    seed: int,
+    max_length: int,
+) -> Objective:
+    """The objective of an adapted model, with its teacher if any term needs one."""
+    form: Form = "nlu" if kind == "classifier" else "nlg"
+    context = RegularizerContext(form, output_width(adapted.model, kind), tokenizer, seed, max_length)
+    terms = [regularizers.get(name).create(values, context) for name, values in options.items()]
+    return Objective(kind, terms, adapted.teacher)
+
+
+def output_width(model: PreTrainedModel | PeftModel, kind: ModelKind) -> int:
+    """Classes of a classifier, or entries of the vocabulary that the LM head scores."""
+    if kind == "classifier":
+        return int(model.config.num_labels)
+    return int(head_of(model).weight.shape[0])
+
+
+def adapt(
+    model: Any, args: TrainingArguments, config: BALoraConfig, trainer_arguments: Mapping[str, Any]
+) -> tuple[Adapted, Objective]:
+    """Adapt ``model`` for a trainer in Python; data and tokenizer come from the trainer's own arguments.
+
+    Raises:
+        UsageError: a model that is not loaded, or already carries an adapter.
+    """
+    if not isinstance(model, PreTrainedModel):
+        what = (
+            "already has a PEFT adapter" if hasattr(model, "peft_config") else f"is a {type(model).__name__}"
+        )
+        raise UsageError(
+            f"balora=BALoraConfig(...) adapts a loaded transformers model, and this one {what}; pass the original "
+            "model, or an adapted one with objective=Objective(...)"
+        )
+    kind = kind_of(model)
+    form: Form = "nlu" if kind == "classifier" else "nlg"
+    method, options = resolve(config.method, config.regularizers, form)
+    context = MethodContext(
+        form=form,
+        rank=config.rank if method.has_rank else None,
+        seed=args.seed,
+        calibration=_calibration(args, trainer_arguments),
+        work_dir=Path(str(args.output_dir)) / "work",
+    )
+    with args.main_process_first():
+        adapted = method.prepare(model, context)
+    tokenizer = trainer_arguments.get("processing_class")
+    objective = build_objective(
+        adapted,
+        kind,
+        options,
+        tokenizer=tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None,
+        seed=args.seed,
+        max_length=getattr(args, "max_length", None) or _DEFAULT_MAX_LENGTH,
+    )
+    return adapted, objective
+
+
+def _calibration(
+    args: TrainingArguments, trainer_arguments: Mapping[str, Any]
+) -> Callable[[], Iterable[Mapping[str, Any]]]:
+    """The first training batches, for methods that look at data before they start."""
+
+    def batches() -> Iterable[Mapping[str, Any]]:
+        rows, collate = trainer_arguments.get("train_dataset"), trainer_arguments.get("data_collator")
+        if rows is None or collate is None:
+            raise UsageError(
+                "this method looks at training batches first: give train_dataset and data_collator"
+            )
+        loader = DataLoader(rows, batch_size=args.per_device_train_batch_size, collate_fn=collate)
+        for index, batch in enumerate(loader):
+            if index == _CALIBRATION_BATCHES:
+                return
+            yield batch
+
+    return batches

@@ -69,7 +69,7 @@ def store(tmp_path: Path):
 
 
 def begin(store: Store, restart: bool = False) -> int:
-    return store.begin_study("s", {"name": "s"}, {"python": "3"}, restart=restart)
+    return store.begin_study("s", {"name": "s"}, {"python": "3"}, {"k1": "lora-r4-s0"}, restart=restart)
 
 
 def test_a_run_comes_back_as_it_went_in(store: Store):
@@ -88,6 +88,16 @@ def test_a_failed_job_is_not_finished_and_is_replaced_when_it_is_done_again(stor
     assert store.finished_jobs(study) == set()
     store.record(a_run(), study_id=study)
     assert [r.status for r in store.study("s").runs] == ["finished"]
+
+
+def test_runs_of_jobs_that_the_grid_no_longer_has_are_kept_but_not_shown(store: Store):
+    study = begin(store)
+    store.record(a_run(), study_id=study)
+    store.begin_study("s", {}, {}, {"k2": "other"}, restart=False)
+    assert store.study("s").runs == []
+    assert store.study("s").jobs == {"k2": "other"}
+    begin(store)
+    assert [run.job_key for run in store.study("s").runs] == ["k1"]
 
 
 def test_a_study_begun_again_goes_on_unless_restarted(store: Store):
@@ -159,7 +169,8 @@ def test_a_full_disk_is_one_clear_line_and_keeps_what_is_stored(store: Store):
 
 def _write(url: str, worker: int, count: int) -> None:
     store = Store(url)
-    study = store.begin_study("s", {}, {}, restart=False)
+    keys = {f"{worker}-{number}": "job" for number in range(count)}
+    study = store.begin_study("s", {}, {}, keys, restart=False)
     for number in range(count):
         store.record(a_run(key=f"{worker}-{number}"), study_id=study)
 
@@ -181,7 +192,7 @@ def test_a_killed_writer_leaves_a_valid_store(tmp_path: Path):
     url = f"sqlite:///{tmp_path}/store.db"
     store = Store(url)
     study = begin(store)
-    worker = multiprocessing.get_context("spawn").Process(target=_write, args=(url, 0, 100_000))
+    worker = multiprocessing.get_context("spawn").Process(target=_write, args=(url, 0, 5_000))
     worker.start()
     while len(store.finished_jobs(study)) < 3:
         time.sleep(0.01)

@@ -7,7 +7,7 @@ schema by Alembic when it is opened. Nothing here imports torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -70,7 +70,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A study with all its runs."""
+    """A study with the runs of its grid as it was last asked for."""
 
     id: int
     name: str
@@ -78,6 +78,9 @@ class Study:
     environment: dict[str, Any]
     created_at: datetime
     runs: list[Run]
+    jobs: dict[str, str] = field(
+        default_factory=dict
+    )  # the grid's jobs, key -> name, whether they have run or not
 
 
 class Store:
@@ -102,18 +105,29 @@ class Store:
         self._engine.dispose()
 
     def begin_study(
-        self, name: str, config: dict[str, Any], environment: dict[str, Any], *, restart: bool
+        self,
+        name: str,
+        config: dict[str, Any],
+        environment: dict[str, Any],
+        jobs: Mapping[str, str],
+        *,
+        restart: bool,
     ) -> int:
-        """The study's id: the newest of that name, brought up to date, or a new one."""
+        """The study's id: the newest of that name, brought up to date, or a new one.
+
+        ``jobs`` maps the key of every job of the grid to its name. Runs of jobs that an earlier version of the grid
+        had are kept, and count again when their job comes back.
+        """
         with self._session(write=True) as session:
             row = session.scalars(
                 select(StudyRow).where(StudyRow.name == name).order_by(StudyRow.id.desc())
             ).first()
             if row is None or restart:
-                row = StudyRow(name=name, config=config, environment=environment)
+                row = StudyRow(name=name, config=config, environment=environment, jobs=dict(jobs))
                 session.add(row)
             else:
-                row.config, row.environment, row.updated_at = config, environment, now()
+                row.config, row.environment, row.jobs = config, environment, dict(jobs)
+                row.updated_at = now()
             session.flush()
             return row.id
 
@@ -161,7 +175,7 @@ class Store:
             return list(dict.fromkeys(names))
 
     def study(self, name: str) -> Study:
-        """The newest study of that name with its runs, in the order they were recorded."""
+        """The newest study of that name with the runs of its jobs, in the order they were recorded."""
         with self._session() as session:
             row = session.scalars(
                 select(StudyRow).where(StudyRow.name == name).order_by(StudyRow.id.desc())
@@ -177,7 +191,13 @@ class Store:
                 .options(selectinload(RunRow.audits).selectinload(AuditRow.measurements))
             ).all()
             return Study(
-                row.id, row.name, row.config, row.environment, row.created_at, [_run(r) for r in runs]
+                row.id,
+                row.name,
+                row.config,
+                row.environment,
+                row.created_at,
+                [_run(run) for run in runs if run.job_key in row.jobs],
+                row.jobs,
             )
 
     @property

@@ -59,6 +59,9 @@ class StudyRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(255), index=True)
     config: Mapped[dict[str, Any]]
+    jobs: Mapped[
+        dict[str, Any]
+    ]  # the grid's jobs: key -> name; runs of earlier versions of the grid are not in it
     environment: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)

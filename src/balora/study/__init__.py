@@ -6,11 +6,14 @@ executor (``executor``). Every finished job is in the store at once, so an inter
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from balora.config import StudyConfig
 from balora.environment import describe
+from balora.errors import StorageError
 from balora.store import Run, Store
 from balora.study.executor import Executor, LocalExecutor
 from balora.study.grid import Job, plan
@@ -43,20 +46,29 @@ def run_study(
     """Run the jobs that are not finished yet and record each as it ends.
 
     A job is the same as an earlier one when its recipe, its benchmarks, its seed and the content of all files it names
-    are the same. Failed jobs are tried again.
+    are the same. Failed jobs are tried again; one whose training was finished or under way goes on from there.
 
     Args:
         config: the study.
         store: where runs are recorded and finished ones are looked up.
         executor: default: worker processes on this machine, ``config.workers`` of them.
-        restart: begin a new study of this name instead; the old one's runs stay in the store.
+        restart: begin a new study of this name instead, and train everything again: the output folders of the jobs
+            are deleted. The old study's runs stay in the store.
         progress: called for every event.
 
     Raises:
         ConfigError: the study does not validate; nothing has run.
     """
     jobs = plan(config)
-    study_id = store.begin_study(config.name, config.model_dump(mode="json"), describe(), restart=restart)
+    study_id = store.begin_study(
+        config.name,
+        config.model_dump(mode="json"),
+        describe(),
+        {job.key: job.name for job in jobs},
+        restart=restart,
+    )
+    if restart:
+        _forget_training(jobs)
     known = store.finished_jobs(study_id)
     outcome = StudyOutcome(config.name)
     for job in jobs:
@@ -79,3 +91,12 @@ def run_study(
     if todo:
         (executor or LocalExecutor(config.workers)).run(todo, begin, done)
     return outcome
+
+
+def _forget_training(jobs: Sequence[Job]) -> None:
+    for folder in {Path(job.recipe.output) for job in jobs}:
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be deleted for the restart: {error.strerror}") from None

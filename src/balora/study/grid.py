@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -21,25 +21,26 @@ from balora.config import (
     explain,
     merged,
 )
-from balora.errors import ConfigError
+from balora.errors import ConfigError, unknown_name
 from balora.methods import methods
-from balora.regularizers import regularizers
+from balora.metrics import metrics
+from balora.study.inputs import Fingerprints
 
 Role = Literal["grid", "full", "base", "ablation"]
-_HASHED_WHOLE = (
-    256 * 2**20
-)  # bytes; larger files are told apart by size and time, as hashing them would take minutes
+H = TypeVar("H", bound=Hashable)
+_SET_BY_THE_STUDY = ("method", "rank", "seed", "output")
 
 
 @dataclass(frozen=True)
 class Job:
     """One train-then-audit job. It knows nothing of the others.
 
-    ``recipe`` is what is trained; for the base anchor it only says which model and data the audit is about.
+    ``recipe`` is what is trained; for the base anchor it only says which model and data the audit is about. Its output
+    folder is named after what is trained, so that jobs which differ in their benchmarks alone share the training.
     """
 
     key: str  # equal keys: equal results; the store remembers finished jobs by it
-    name: str  # folder name, unique in the study
+    name: str  # unique in the study
     label: str  # name in tables and plots
     role: Role
     rank: int | None
@@ -48,141 +49,207 @@ class Job:
     benchmarks: tuple[BenchmarkChoice, ...]
 
 
+@dataclass(frozen=True)
+class _Line:
+    role: Role
+    where: str  # the field of the configuration, for messages
+    method: StudyMethod
+
+
 def plan(config: StudyConfig) -> list[Job]:
     """All jobs of a study, anchors first, each validated whole before anything runs.
 
     Raises:
-        ConfigError: a recipe does not validate, a name is unknown, or two jobs would be the same.
+        ConfigError: a recipe, a benchmark or the question does not validate, a name is unknown, a file is missing, or
+            two jobs would be the same.
     """
-    for choice in config.benchmarks:
-        PluginChoice(name=choice.name, options=choice.options).resolve(benchmarks, f"benchmarks.{choice.id}")
-    identifiers = [choice.id for choice in config.benchmarks]
-    if twice := {i for i in identifiers if identifiers.count(i) > 1}:
-        raise ConfigError(
-            f"benchmarks: the id {sorted(twice)[0]!r} stands twice; give each an 'id' of its own"
-        )
-    for field in ("bias", "quality"):
-        path = getattr(config.question, field)
-        if path.partition("/")[0] not in identifiers:
-            raise ConfigError(
-                f"question.{field}: {path!r} must begin with a benchmark's id and '/' (ids: {', '.join(identifiers)})"
-            )
-    planner = _Planner(config)
-    jobs = list(planner.jobs())
-    names = [job.name for job in jobs]
-    if twice := {n for n in names if names.count(n) > 1}:
-        raise ConfigError(f"two jobs are both {sorted(twice)[0]!r}: give one of the methods another 'label'")
+    _check_benchmarks(config)
+    _check_question(config)
+    _check_numbers("ranks", config.ranks, 1)
+    _check_numbers("seeds", config.seeds, 0)
+    _check_recipe(config)
+    fingerprints = Fingerprints()
+    jobs = [
+        _job(config, fingerprints, line, rank, seed)
+        for line in _lines(config)
+        for rank in _ranks(config, line)
+        for seed in line.method.seeds or config.seeds
+    ]
+    _check_distinct(jobs)
     return jobs
 
 
-class _Planner:
-    def __init__(self, config: StudyConfig) -> None:
-        self.config = config
-        self.inputs = _fingerprints(config)
+def _lines(config: StudyConfig) -> Iterator[_Line]:
+    if config.base:
+        yield _Line("base", "base", StudyMethod(method=PluginChoice(name="full"), label="base"))
+    if config.full:
+        training = config.full if isinstance(config.full, dict) else {}
+        line = StudyMethod(method=PluginChoice(name="full"), label="full", training=training)
+        yield _Line("full", "full", line)
+    for number, method in enumerate(config.methods):
+        yield _Line("grid", f"methods.{number} ({method.label})", method)
+    for number, method in enumerate(config.ablations):
+        yield _Line("ablation", f"ablations.{number} ({method.label})", method)
 
-    def jobs(self) -> Iterable[Job]:
-        config = self.config
-        full = StudyMethod(
-            method=PluginChoice(name="full"),
-            label="full",
-            training=config.full if isinstance(config.full, dict) else {},
+
+def _ranks(config: StudyConfig, line: _Line) -> Sequence[int | None]:
+    own = line.method.ranks
+    for field in ("ranks", "seeds"):
+        if (values := getattr(line.method, field)) is not None:
+            _check_numbers(f"{line.where}: {field}", values, 1 if field == "ranks" else 0)
+    try:
+        has_rank = methods.get(line.method.method.name).has_rank
+    except ConfigError as error:
+        raise ConfigError(f"{line.where}: method: {error}") from None
+    if has_rank:
+        return own or config.ranks
+    if own:
+        raise ConfigError(
+            f"{line.where}: ranks: the method {line.method.method.name!r} has no rank; remove it"
         )
-        if config.base:
-            for seed in config.seeds:
-                yield self._job(
-                    "base", StudyMethod(method=PluginChoice(name="full"), label="base"), None, seed
-                )
-        if config.full:
-            for seed in config.seeds:
-                yield self._job("full", full, None, seed)
-        for role, lines in (("grid", config.methods), ("ablation", config.ablations)):
-            for line in lines:
-                has_rank = methods.get(line.method.name).has_rank
-                for rank in (line.ranks or config.ranks) if has_rank else [None]:
-                    for seed in line.seeds or config.seeds:
-                        yield self._job(role, line, rank, seed)  # type: ignore[arg-type]
+    return [None]
 
-    def _job(self, role: Role, line: StudyMethod, rank: int | None, seed: int) -> Job:
-        name = "-".join([_slug(line.label), *([f"r{rank}"] if rank is not None else []), f"s{seed}"])
-        if role == "ablation":
-            name = f"ablation-{name}"
-        recipe = self._recipe(line, rank, seed, name)
-        trained = None if role == "base" else recipe.model_dump(mode="json", exclude={"output"})
-        key = content_hash(
-            {
-                "trained": trained,
-                "model": recipe.model.model_dump(mode="json"),
-                "seed": seed,
-                "benchmarks": [c.model_dump(mode="json") for c in self.config.benchmarks],
-                "inputs": self.inputs,
-                "role": "base" if role == "base" else "trained",
-            }
+
+def _job(config: StudyConfig, fingerprints: Fingerprints, line: _Line, rank: int | None, seed: int) -> Job:
+    from balora.train.folder import identifying  # brings torch, which whoever reads `Job` need not have
+
+    name = "-".join([_slug(line.method.label), *([f"r{rank}"] if rank is not None else []), f"s{seed}"])
+    if line.role == "ablation":
+        name = f"ablation-{name}"
+    recipe = _recipe(config, line, rank, seed)
+    identity = identifying(recipe)
+    named: list[Any] = [recipe.model.path, recipe.data.train.path]
+    if line.role == "base":  # nothing is trained: the method and its settings do not matter
+        identity = {key: identity[key] for key in ("model", "data", "seed")}
+    else:
+        named += [recipe.method.options, recipe.regularizers]
+    trained = content_hash({"base": line.role == "base", "recipe": identity, "files": fingerprints.of(named)})
+    options = {choice.id: choice.options for choice in config.benchmarks}
+    key = content_hash(
+        {
+            "trained": trained,
+            "benchmarks": sorted(
+                (c.model_dump(mode="json") for c in config.benchmarks), key=lambda c: c["id"]
+            ),
+            "files": fingerprints.of(options),
+        }
+    )
+    output = Path(config.output) / "jobs" / f"{name}-{trained[:8]}"
+    recipe = recipe.model_copy(update={"output": str(output)})
+    return Job(key, name, line.method.label, line.role, rank, seed, recipe, tuple(config.benchmarks))
+
+
+def _recipe(config: StudyConfig, line: _Line, rank: int | None, seed: int) -> Recipe:
+    """The line's recipe; its output is set once its content is known."""
+    from balora.train.setup import resolve
+
+    raw = dict(config.recipe)
+    raw |= {"method": line.method.method.model_dump(), "seed": seed, "output": config.output}
+    raw["regularizers"] = merged(raw.get("regularizers") or {}, line.method.regularizers)
+    raw["training"] = merged(raw.get("training") or {}, line.method.training)
+    if rank is not None:
+        raw["rank"] = rank
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(explain(error, Recipe, prefix=line.where)) from None
+    try:
+        resolve(
+            recipe.method, recipe.regularizers, "nlu" if recipe.data.task == "text-classification" else "nlg"
         )
-        return Job(key, name, line.label, role, rank, seed, recipe, tuple(self.config.benchmarks))
-
-    def _recipe(self, line: StudyMethod, rank: int | None, seed: int, name: str) -> Recipe:
-        raw = dict(self.config.recipe)
-        where = f"study {self.config.name!r}, {name}"
-        for key in ("method", "rank", "seed", "output"):
-            if key in raw:
-                raise ConfigError(
-                    f"recipe.{key}: the study sets this for each job; leave it out of the recipe"
-                )
-        raw["method"] = line.method.model_dump()
-        raw["seed"] = seed
-        raw["output"] = str(Path(self.config.output) / "jobs" / name)
-        raw["regularizers"] = merged(raw.get("regularizers") or {}, line.regularizers)
-        raw["training"] = merged(raw.get("training") or {}, line.training)
-        if rank is not None:
-            raw["rank"] = rank
-        try:
-            recipe = Recipe.model_validate(raw)
-        except ValidationError as error:
-            raise ConfigError(explain(error, Recipe, prefix=where)) from None
-        recipe.method.resolve(methods, f"{where}: method")
-        for key, options in recipe.regularizers.items():
-            if options is not None:
-                PluginChoice(name=key, options=options).resolve(regularizers, f"{where}: regularizers")
-        return recipe
-
-
-def fingerprint(path: Path) -> str:
-    """Content hash of a file, or of a folder's files; equal content, equal fingerprint."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    total = hashlib.sha256()
-    for file in files:
-        total.update(str(file.relative_to(path)).encode() + b"\0")
-        stat = file.stat()
-        if stat.st_size > _HASHED_WHOLE:
-            total.update(f"{stat.st_size}:{stat.st_mtime_ns}".encode())
-        else:
-            with file.open("rb") as handle:
-                total.update(hashlib.file_digest(handle, "sha256").digest())
-    return total.hexdigest()
-
-
-def _fingerprints(config: StudyConfig) -> dict[str, str]:
-    """Fingerprints of every file and folder that the study names, so that changed data is never taken for the same."""
-    found: dict[str, str] = {}
-
-    def walk(value: Any) -> None:
-        if isinstance(value, Mapping):
-            for item in value.values():
-                walk(item)
-        elif isinstance(value, list):
-            for item in value:
-                walk(item)
-        elif isinstance(value, str) and "/" in value and value not in found and Path(value).exists():
-            found[value] = fingerprint(Path(value))
-
-    walk(config.recipe)
-    walk([choice.options for choice in config.benchmarks])
-    walk([line.model_dump() for line in (*config.methods, *config.ablations)])
-    return found
+    except ConfigError as error:
+        raise ConfigError(f"{line.where}: {error}") from None
+    return recipe
 
 
 def _slug(label: str) -> str:
-    """A label as a folder name."""
+    """A label as part of a folder name."""
     return "".join(
         c if c.isalnum() or c in "._-" else "-" for c in label.replace(" + ", "+").replace("+", "-")
     )
+
+
+# -- what is refused before anything runs ---------------------------------------------------------------
+
+
+def _check_benchmarks(config: StudyConfig) -> None:
+    for number, choice in enumerate(config.benchmarks):
+        where = f"benchmarks.{number}"
+        try:
+            PluginChoice(name=choice.name, options=choice.options).resolve(benchmarks, where)
+        except ConfigError as error:
+            raise ConfigError(str(error) if where in str(error) else f"{where}: {error}") from None
+    if twice := _twice(choice.id for choice in config.benchmarks):
+        raise ConfigError(f"benchmarks: the id {twice!r} stands twice; give each an 'id' of its own")
+
+
+def _check_question(config: StudyConfig) -> None:
+    """A misspelt measurement would be noticed only after every job has run."""
+    known = {info.name: info for family in metrics for info in family.metrics}
+    identifiers = [choice.id for choice in config.benchmarks]
+    for field in ("bias", "quality"):
+        path = getattr(config.question, field)
+        identifier, slash, key = path.partition("/")
+        metric = key.partition("[")[0]
+        if not slash or identifier not in identifiers:
+            raise ConfigError(
+                f"question.{field}: {path!r} must begin with a benchmark's id and '/' (ids: {', '.join(identifiers)})"
+            )
+        if metric not in known:
+            raise ConfigError(f"question.{field}: {path!r}: {unknown_name('metric', metric, known)}")
+        if known[metric].ideal is None:
+            raise ConfigError(
+                f"question.{field}: {path!r} only describes, it has no ideal value to be near to; choose another"
+            )
+
+
+def _check_numbers(where: str, values: Sequence[int], least: int) -> None:
+    if not values:
+        raise ConfigError(f"{where}: is empty; give at least one, or leave it out")
+    if low := [value for value in values if value < least]:
+        raise ConfigError(f"{where}: got {low[0]}, each must be at least {least}")
+    if (twice := _twice(values)) is not None:
+        raise ConfigError(f"{where}: {twice} stands twice; once is enough")
+
+
+def _check_recipe(config: StudyConfig) -> None:
+    raw = config.recipe
+    if found := [key for key in _SET_BY_THE_STUDY if key in raw]:
+        raise ConfigError(f"recipe.{found[0]}: the study sets this for each job; leave it out of the recipe")
+    try:
+        recipe = Recipe.model_validate({**raw, "output": config.output})
+    except ValidationError as error:
+        raise ConfigError(explain(error, Recipe, prefix="recipe")) from None
+    _check_exists("recipe.model.path", recipe.model.path, suffixes=())
+    from balora.data.formats import READERS
+
+    _check_exists("recipe.data.train.path", recipe.data.train.path, suffixes=tuple(READERS))
+
+
+def _check_exists(where: str, name: str, suffixes: tuple[str, ...]) -> None:
+    """Refuse a path of this machine that is not there; a name on the hub is at most ``owner/name``."""
+    path = Path(name)
+    local = name.startswith((".", "~", "/")) or name.count("/") > 1 or path.suffix.lower() in suffixes
+    if local and not path.expanduser().exists():
+        raise ConfigError(f"{where}: {name!r}: no such file or folder (working folder: {Path.cwd()})")
+
+
+def _check_distinct(jobs: Sequence[Job]) -> None:
+    if name := _twice(job.name for job in jobs):
+        raise ConfigError(f"two jobs are both called {name!r}: give one of the lines another 'label'")
+    first: dict[str, Job] = {}
+    for job in jobs:
+        twin = first.setdefault(job.key, job)
+        if twin is not job:
+            raise ConfigError(
+                f"{job.name!r} ({job.role}) is the same job as {twin.name!r} ({twin.role}): leave one of them out"
+                + (
+                    " (the ablation table shows the methods of the same rank too)"
+                    if job.role == "ablation"
+                    else ""
+                )
+            )
+
+
+def _twice(values: Iterable[H]) -> H | None:
+    return next((value for value, count in Counter(values).items() if count > 1), None)

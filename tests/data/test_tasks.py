@@ -283,11 +283,17 @@ def test_groups_stay_beside_their_rows_when_a_row_is_left_out(tmp_path: Path) ->
     assert built.groups == {"g": ["a", "c"]}
 
 
-def test_left_truncation_keeps_the_response(tmp_path: Path) -> None:
-    tokenizer = tiny_tokenizer(chat_template=True)
+@pytest.mark.parametrize(
+    ("chat", "before"), [(True, ["</s>", "<|assistant|>"]), (False, ["kind", "?"])], ids=["chat", "plain"]
+)
+def test_left_truncation_keeps_the_response_and_its_end(
+    tmp_path: Path, chat: bool, before: list[str]
+) -> None:
+    tokenizer = tiny_tokenizer(chat_template=chat) if chat else with_frame(tiny_tokenizer())
     tokenizer.truncation_side = "left"
-    built = data(tmp_path, "instruction", [PAIR], tokenizer, "causal", max_length=8)
-    assert marked(built, tokenizer) == ["</s>", "<|assistant|>", "*yes", "*,", "*she", "*was", "*.", "*</s>"]
+    built = data(tmp_path, "instruction", [PAIR], tokenizer, "causal", max_length=8 + (not chat))
+    tokens = [token for token in marked(built, tokenizer) if token != "<s>"]
+    assert tokens == [*before, "*yes", "*,", "*she", "*was", "*.", "*</s>"]
 
 
 def test_the_tokenizers_own_limit_counts(tmp_path: Path) -> None:

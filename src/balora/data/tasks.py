@@ -164,10 +164,10 @@ def _answered(
 def _response_tokens(dialogue: Dialogue, row: Encoded, length: int) -> np.ndarray:
     """(length,) which tokens belong to the response: those that stand for any of its characters, and the end token.
 
-    A token that spans the border counts as response: at the border the model must choose it as a whole.
+    A token that spans the border counts as response: at the border the model must choose it as a whole. GPT-2 and its
+    kin give a token of spaces an empty span, at its end, which the two comparisons put on the right side.
     """
     first, end = row.spans.T  # (L,) each
-    first = np.minimum(first, end - 1)  # GPT-2 and its kin give a token of spaces an empty span, at its end
     inside = (end > dialogue.start) & (first < dialogue.end)
     targets = np.zeros(length, bool)
     targets[: len(inside)] = inside[:length]

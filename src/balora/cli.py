@@ -85,13 +85,20 @@ def train(
 
     _check_format(format)
     config = load(Recipe, recipe, overrides or ())
+    from balora.train import progress_bar
     from balora.train import train as run
 
-    result = run(config, quiet=quiet)
+    if quiet:
+        result = run(config)
+    else:
+        with progress_bar(config.method.name) as progress:
+            result = run(config, progress=progress)
     if format == "json":
-        _print_json(result.as_dict())
+        _print_json(result.model_dump(mode="json"))
         return
-    print(f"artifact    {result.artifact}")
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"adapter     {result.adapter_dir}")
     print(f"steps       {result.steps}")
     print(f"parameters  {result.trainable_parameters:,} trainable")
     print(f"time        {result.seconds:.1f} s")

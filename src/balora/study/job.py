@@ -5,12 +5,17 @@ from __future__ import annotations
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from balora.environment import describe
-from balora.errors import BaloraError
+from balora.errors import BaloraError, Interrupted
 from balora.store import ModelVersion, Run
 from balora.study.grid import Job
+
+if TYPE_CHECKING:
+    from balora.models import Subject
+    from balora.results import AuditResult
+    from balora.train import TrainResult
 
 
 def run_job(job: Job) -> Run:
@@ -33,6 +38,8 @@ def run_job(job: Job) -> Run:
             audits=audits,
             error="\n".join(broken) or None,
         )
+    except Interrupted:
+        raise  # not the job's failure: it goes on from its checkpoint when the study is run again
     except BaloraError as error:
         return failed(job, started, str(error))
     except Exception as error:
@@ -64,54 +71,76 @@ def failed(job: Job, started: datetime, error: str) -> Run:
     )
 
 
-def _train_and_audit(job: Job) -> tuple[ModelVersion, dict[str, Any], list[Any]]:
-    # Torch comes in here and not above, so that planning and the parent process do not wait for it.
+def _train_and_audit(job: Job) -> tuple[ModelVersion, dict[str, Any], list[AuditResult]]:
+    # Torch comes in here and not above, so that the parent process need not hold it.
     from balora.audit import audit
-    from balora.models import load_subject
-    from balora.train import base_labels, train
 
-    recipe = job.recipe
+    environment = describe()
     cost: dict[str, Any] = {}
-    fields: dict[str, Any] = {"base": recipe.model.path}
+    fields: dict[str, Any] = {}
     if job.role == "base":
-        from balora.models import Subject, load_base, load_tokenizer
-
-        kind, labels = base_labels(recipe)
-        subject = Subject(
-            load_base(recipe.model, kind, labels=labels, seed=job.seed),
-            load_tokenizer(recipe.model),
-            kind,
-            job.name,
-        )
+        subject = _base(job)
     else:
-        result = train(recipe, quiet=True)
+        subject, result = _trained(job)
         cost = {
             "trainable_parameters": result.trainable_parameters,
             "train_seconds": result.seconds,
             "peak_memory_bytes": result.peak_memory_bytes,
             "steps": result.steps,
         }
-        fields |= {
-            "method": recipe.method.name,
+        fields = {
+            "method": job.recipe.method.name,
             "rank": job.rank,
-            "artifact": str(result.artifact),
+            "artifact": str(result.adapter_dir),
             "data_digest": result.data_digest,
         }
-        subject = load_subject(**result.subject_arguments(), name=job.name)
     audits = audit(subject, job.benchmarks, seed=job.seed)
-    _drop_checkpoints(Path(recipe.output))
-    environment = describe()
+    _drop_checkpoints(Path(job.recipe.output))
     version = ModelVersion(
         name=job.name,
+        base=job.recipe.model.path,
         seed=job.seed,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=job.recipe.model_dump(mode="json"),
         git_commit=environment.get("git_commit"),
         **fields,
     )
     return version, cost, audits
 
 
+def _trained(job: Job) -> tuple[Subject, TrainResult]:
+    """The trained model as a user would load it: from what training left on disk, on the original base."""
+    from balora.models import load_subject
+    from balora.train import train
+
+    recipe = job.recipe
+    result = train(recipe)
+    if (result.adapter_dir / "adapter_config.json").exists():
+        return load_subject(recipe.model, adapter=result.adapter_dir, name=job.name), result
+    whole = recipe.model.model_copy(update={"path": str(result.adapter_dir), "revision": None})
+    return load_subject(whole, base=recipe.model, name=job.name), result
+
+
+def _base(job: Job) -> Subject:
+    """The untouched base. A classifier's base has a head that was never trained: chance, and the report says so."""
+    from balora.data.labels import read_labels
+    from balora.data.loading import read_rows
+    from balora.models import Subject, load_base, load_tokenizer
+    from balora.models.loading import detect_kind
+
+    model, data = job.recipe.model, job.recipe.data
+    labels = None
+    if data.task == "text-classification":
+        columns = data.columns
+        rows = read_rows(data.train, [columns.text, columns.label])
+        labels = read_labels(rows, columns.label, data.labels).names
+    kind = "classifier" if labels else detect_kind(model.path, model.revision)
+    return Subject(
+        load_base(model, kind, labels=labels, seed=job.seed), load_tokenizer(model), kind, job.name
+    )
+
+
 def _drop_checkpoints(output: Path) -> None:
     """A finished job resumes from its result; its checkpoints would only fill the disk of a large study."""
-    for checkpoint in output.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    from balora.train.folder import RunFolder
+
+    shutil.rmtree(RunFolder(output).checkpoints, ignore_errors=True)

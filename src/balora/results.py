@@ -8,10 +8,13 @@ where it has no value, the reason. Missing data is undefined, never zero.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from balora.stats import BootstrapResult
 
 
 class Sample(BaseModel):
@@ -60,15 +63,23 @@ class DriftSample(Sample):
 
 
 class PlantedSample(Sample):
-    """One cell read off a planted-bias world: a group with an attribute, or a subject with its fact."""
+    """One cell read off a planted-bias world: a group with an attribute, or a subject with its object (a fact)."""
 
     kind: Literal["association", "fact"]
-    group: str | None = Field(default=None, description="the group (association) or None (fact)")
-    attribute: str | None = Field(default=None, description="the attribute (association) or None (fact)")
-    planted: float = Field(
-        description="what the world planted: centred log-odds (association), or 1.0 (fact)"
+    split: Literal["train", "heldout"] | None = Field(
+        default=None, description="association: wordings that fine-tuning may use, or those held out from it"
     )
-    observed: float = Field(description="what the model says: centred log-odds, or the fact's probability")
+    group: str | None = Field(default=None, description="association: the group")
+    attribute: str | None = Field(default=None, description="association: the attribute")
+    subject: str | None = Field(default=None, description="fact: what it is about")
+    object: str | None = Field(default=None, description="fact: the right answer")
+    planted: float = Field(description="association: log-odds that the world planted, in nats; fact: 1")
+    observed: float = Field(
+        description="association: the model's log-odds, centred over the attributes; fact: probability of the object"
+    )
+    correct: bool | None = Field(
+        default=None, description="fact: whether the right object is the most probable of all objects"
+    )
 
 
 class Measurement(BaseModel):
@@ -156,6 +167,58 @@ def undefined(
     """A measurement that has no value, and why."""
     return Measurement(
         metric=metric, slice=dict(slice or {}), value=None, n=n, ideal=ideal, undefined_reason=reason
+    )
+
+
+def measured(
+    metric: str,
+    result: BootstrapResult,
+    *,
+    ideal: float | None,
+    n: int | None = None,
+    slice: Mapping[str, str] | None = None,
+) -> Measurement:
+    """A bootstrapped value as a measurement; ``n`` replaces the number of units where it says more."""
+    interval = result.interval
+    return Measurement(
+        metric=metric,
+        slice=dict(slice or {}),
+        value=result.value,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        n=result.units if n is None else n,
+        ideal=ideal,
+        interval=interval.method if interval else None,
+        level=result.level,
+        undefined_reason=result.reason,
+    )
+
+
+def share(
+    metric: str,
+    successes: int,
+    n: int,
+    *,
+    ideal: float | None,
+    of: str,
+    slice: Mapping[str, str] | None = None,
+) -> Measurement:
+    """A share of ``n`` independent items with its Wilson interval; ``of`` names the items, for when there are none."""
+    from balora.stats import wilson_interval  # scipy takes a while to import
+
+    interval = wilson_interval(successes, n)
+    if interval is None:
+        return undefined(metric, f"no {of}", ideal=ideal, slice=slice)
+    return Measurement(
+        metric=metric,
+        slice=dict(slice or {}),
+        value=successes / n,
+        low=interval.low,
+        high=interval.high,
+        n=n,
+        ideal=ideal,
+        interval=interval.method,
+        level=interval.level,
     )
 
 

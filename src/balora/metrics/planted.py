@@ -1,0 +1,218 @@
+"""How much of a planted bias and of planted facts a model holds: exact read-offs, compared with what was planted.
+
+The log-odds are centred over attributes and over the assessed groups, so that what is compared is how groups differ
+from one another; how popular an attribute is with all groups does not count.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from balora.errors import DataError
+from balora.metrics import MetricFamily, MetricInfo, metrics
+from balora.plugins import PluginOptions
+from balora.results import Measurement, PlantedSample, measured, share, undefined
+
+Floats = NDArray[np.float64]
+
+_SOURCE = "balora, the planted-bias world (balora.data.lab)"
+
+
+class PlantedOptions(PluginOptions):
+    """Options of the planted-world metrics."""
+
+    resamples: int = Field(default=2000, ge=40, description="bootstrap resamples")
+
+
+@dataclass(frozen=True)
+class _Associations:
+    """Doubly centred log-odds of one split; G groups, A attributes."""
+
+    planted: Floats  # (G, A)
+    observed: Floats  # (G, A)
+
+
+@metrics.register("planted")
+class Planted(MetricFamily[PlantedOptions]):
+    """Retained bias, unplanted bias and knowledge kept.
+
+    Numbers without a slice are read off heldout wordings; ``templates=train`` has those that fine-tuning may use,
+    ``direction=k`` the k-th singular direction of the planted matrix (1 = strongest).
+    """
+
+    Options = PlantedOptions
+    sample_type = PlantedSample
+    metrics = (
+        MetricInfo(
+            name="retained_bias",
+            definition="sum(observed * planted) / sum(planted^2) over groups and attributes, on heldout wordings: the "
+            "least-squares factor by which the model holds the planted log-odds. 1: all of the planted bias; below 0: "
+            "reversed. Slice direction=k: the same along one singular direction",
+            low=-math.inf,
+            high=math.inf,
+            ideal=0.0,
+            undefined_when="the planted bias is zero (strength 0), or fewer than 2 groups are assessed",
+            interval="BCa bootstrap over groups",
+            source=_SOURCE,
+        ),
+        MetricInfo(
+            name="unplanted_bias",
+            definition="root mean square, in nats, of observed - retained_bias * planted: differences between groups "
+            "that the world did not plant",
+            low=0.0,
+            high=math.inf,
+            ideal=0.0,
+            undefined_when="fewer than 2 groups are assessed",
+            interval="BCa bootstrap over groups",
+            source=_SOURCE,
+        ),
+        MetricInfo(
+            name="knowledge_kept",
+            definition="share of facts whose right object is the most probable of all objects",
+            low=0.0,
+            high=1.0,
+            ideal=1.0,
+            undefined_when="no fact is assessed",
+            interval="Wilson, over facts",
+            source=_SOURCE,
+        ),
+        MetricInfo(
+            name="fact_probability",
+            definition="mean over facts of the probability of the right object among all words",
+            low=0.0,
+            high=1.0,
+            ideal=1.0,
+            undefined_when="no fact is assessed",
+            interval="BCa bootstrap over facts",
+            source=_SOURCE,
+        ),
+    )
+
+    def measure(self, samples: pd.DataFrame, *, seed: int) -> list[Measurement]:
+        facts = samples[samples["kind"] == "fact"]
+        heldout, train = (_associations(samples, split) for split in ("heldout", "train"))
+        found = [
+            self._retained(heldout, seed, {}),
+            self._unplanted(heldout, seed, {}),
+            self._knowledge_kept(facts),
+            self._fact_probability(facts, seed),
+            self._retained(train, seed, {"templates": "train"}),
+            self._unplanted(train, seed, {"templates": "train"}),
+        ]
+        return found + self._directions(heldout, seed)
+
+    def _retained(self, cells: _Associations, seed: int, slice: dict[str, str]) -> Measurement:
+        reason = _too_few(cells) or (
+            "" if cells.planted.any() else "the planted bias is zero: nothing to retain"
+        )
+        if reason:
+            return undefined("retained_bias", reason, n=len(cells.planted), ideal=0.0, slice=slice)
+        return self._projected(cells, cells.planted, seed, slice)
+
+    def _directions(self, cells: _Associations, seed: int) -> list[Measurement]:
+        """Retained bias along each singular direction of the planted matrix, strongest first."""
+        if _too_few(cells) or not cells.planted.any():
+            return []
+        u, s, vt = np.linalg.svd(cells.planted, full_matrices=False)  # (G, k), (k,), (k, A)
+        rank = int((s > 1e-9 * s[0]).sum())
+        return [
+            self._projected(cells, s[k] * np.outer(u[:, k], vt[k]), seed, {"direction": str(k + 1)})
+            for k in range(rank)
+        ]
+
+    def _projected(self, cells: _Associations, onto: Floats, seed: int, slice: dict[str, str]) -> Measurement:
+        """The least-squares factor of ``onto`` (G, A) in the observed log-odds, with groups as units."""
+        from balora.stats import bootstrap_bca_ratio
+
+        result = bootstrap_bca_ratio(
+            (cells.observed * onto).sum(axis=1),
+            (onto**2).sum(axis=1),
+            resamples=self.options.resamples,
+            seed=seed,
+        )
+        return measured("retained_bias", result, ideal=0.0, slice=slice)
+
+    def _unplanted(self, cells: _Associations, seed: int, slice: dict[str, str]) -> Measurement:
+        from balora.stats import bootstrap_bca_weighted
+
+        if reason := _too_few(cells):
+            return undefined("unplanted_bias", reason, n=len(cells.planted), ideal=0.0, slice=slice)
+        n_groups, n_attributes = cells.planted.shape
+        sums = np.stack(  # (G, 3)
+            [
+                (cells.observed**2).sum(axis=1),
+                (cells.observed * cells.planted).sum(axis=1),
+                (cells.planted**2).sum(axis=1),
+            ],
+            axis=1,
+        )
+
+        def residual(weights: Floats) -> Floats:  # (r, G) -> (r,)
+            own, shared, planted = (weights @ sums).T  # (r,) each
+            explained = np.divide(shared**2, planted, out=np.zeros_like(shared), where=planted > 0)
+            cells_drawn = weights.sum(axis=1) * n_attributes
+            return np.sqrt(np.maximum(own - explained, 0.0) / cells_drawn)
+
+        result = bootstrap_bca_weighted(residual, n_groups, resamples=self.options.resamples, seed=seed)
+        return measured("unplanted_bias", result, ideal=0.0, slice=slice)
+
+    def _knowledge_kept(self, facts: pd.DataFrame) -> Measurement:
+        if (unknown := facts["correct"].isna()).any():
+            raise DataError(
+                f"planted samples: fact {facts['id'][unknown].iloc[0]!r} does not say whether it is correct; give "
+                "'correct' as true or false"
+            )
+        return share("knowledge_kept", int(facts["correct"].sum()), len(facts), ideal=1.0, of="facts")
+
+    def _fact_probability(self, facts: pd.DataFrame, seed: int) -> Measurement:
+        from balora.stats import bootstrap_bca_mean
+
+        if facts.empty:
+            return undefined("fact_probability", "no facts", ideal=1.0)
+        result = bootstrap_bca_mean(
+            facts["observed"].to_numpy(float), resamples=self.options.resamples, seed=seed
+        )
+        return measured("fact_probability", result, ideal=1.0)
+
+
+def _associations(samples: pd.DataFrame, split: str) -> _Associations:
+    """The cells of one split as centred matrices; every assessed group must have every attribute once."""
+    rows = samples[(samples["kind"] == "association") & (samples["split"] == split)]
+    if rows.empty:
+        return _Associations(np.zeros((0, 0)), np.zeros((0, 0)))
+    if (twice := rows.duplicated(["group", "attribute"])).any():
+        raise DataError(
+            f"planted samples, {split} wordings: {_cell(rows[twice])} is there twice; keep one row a cell"
+        )
+    tables = [rows.pivot(index="group", columns="attribute", values=name) for name in ("planted", "observed")]
+    for name, table in zip(("planted", "observed"), tables, strict=True):
+        missing = np.argwhere(table.isna().to_numpy())
+        if len(missing):
+            group, attribute = table.index[missing[0, 0]], table.columns[missing[0, 1]]
+            raise DataError(
+                f"planted samples, {split} wordings: no {name} value for group {group!r} with attribute "
+                f"{attribute!r}; give every assessed group every attribute, or leave the group out"
+            )
+    planted, observed = (_centred(table.to_numpy(float)) for table in tables)
+    return _Associations(planted, observed)
+
+
+def _cell(rows: pd.DataFrame) -> str:
+    return f"group {rows['group'].iloc[0]!r} with attribute {rows['attribute'].iloc[0]!r}"
+
+
+def _centred(cells: Floats) -> Floats:
+    """(G, A) without the mean of each row and of each column."""
+    cells = cells - cells.mean(axis=1, keepdims=True)
+    return cells - cells.mean(axis=0, keepdims=True)
+
+
+def _too_few(cells: _Associations) -> str:
+    n = len(cells.planted)
+    return "" if n > 1 else f"{n} groups assessed: groups differ only where there are at least 2"

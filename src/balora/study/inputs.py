@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ def fingerprint(name: str) -> str | None:
     except (ValueError, RuntimeError):  # no path at all: a NUL, or ~ without a home
         return None
     except OSError as error:
-        if error.filename is None:  # the text is too long to be a path
+        if error.errno == errno.ENAMETOOLONG:  # a text, not a path
             return None
         raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from None
 

@@ -42,15 +42,11 @@ def configured_kind(config: Any) -> ModelKind | None:
         for kind, names in _CLASS_NAMES.items():
             if saved_as in _flat(names.values()) and not (kind == "causal" and _is_encoder(config)):
                 return kind
-    for kind in ("seq2seq", "encoder", "causal"):
-        fits = config.model_type in _CLASS_NAMES[kind]
-        if (
-            fits
-            and (kind != "encoder" or _is_encoder(config))
-            and (kind != "seq2seq" or config.is_encoder_decoder)
-        ):
-            return kind
-    return None
+    if config.is_encoder_decoder:
+        return "seq2seq" if config.model_type in _CLASS_NAMES["seq2seq"] else None
+    if _is_encoder(config):
+        return "encoder"
+    return "causal" if config.model_type in _CLASS_NAMES["causal"] else None
 
 
 def check_fits(config: ModelConfig, settings: Any, kind: ModelKind) -> None:

@@ -103,6 +103,16 @@ def test_a_malformed_override_is_an_error(recipe, item):
         load(Recipe, recipe(RECIPE), [item])
 
 
+def test_environment_variables_stand_in_for_paths(recipe, monkeypatch):
+    monkeypatch.setenv("ROWS", "/data")
+    text = RECIPE.replace("rows.csv", "'${ROWS}/rows.csv'")
+    assert load(Recipe, recipe(text)).data.train.path == "/data/rows.csv"
+    monkeypatch.delenv("ROWS")
+    with pytest.raises(ConfigError, match=r"data.train.path: the environment variable ROWS is not set"):
+        load(Recipe, recipe(text))
+    assert load(Recipe, recipe(text), ["data.train.path=x.csv"]).data.train.path == "x.csv"
+
+
 def test_content_hash_ignores_key_order_and_sees_every_value():
     assert content_hash({"a": 1, "b": [1, 2]}) == content_hash({"b": [1, 2], "a": 1})
     assert content_hash({"a": 1}) != content_hash({"a": 2})

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -243,7 +245,10 @@ C = TypeVar("C", bound=Config)
 
 
 def load(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
-    """A configuration from a YAML file with ``key.sub=value`` overrides; ``ConfigError`` says where and why."""
+    """A configuration from a YAML file with ``key.sub=value`` overrides; ``ConfigError`` says where and why.
+
+    ``${NAME}`` in a text stands for the environment variable, so that one file serves several machines.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -260,6 +265,7 @@ def load(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
         raise ConfigError(f"{path}: must be a mapping of keys to values, got {type(raw).__name__}")
     for item in overrides:
         _override(raw, item)
+    raw = _expanded(raw, (), str(path))
     try:
         return cls.model_validate(raw)
     except ValidationError as error:
@@ -326,6 +332,27 @@ def _override(raw: dict[str, Any], item: str) -> None:
             raise ConfigError(f"--set {key}: {parent!r} holds {child!r}, which has no keys")
         node = child
     node[last] = value
+
+
+def _expanded(value: Any, location: tuple[str, ...], prefix: str) -> Any:
+    """``value`` with the environment's variables in place of ``${NAME}``."""
+    if isinstance(value, dict):
+        return {key: _expanded(item, (*location, str(key)), prefix) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expanded(item, (*location, str(index)), prefix) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def variable(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if found is None:
+            raise ConfigError(
+                f"{prefix}: {'.'.join(location)}: the environment variable {match[1]} is not set; got {value!r}; "
+                f"set it, or override the key with --set"
+            )
+        return found
+
+    return re.sub(r"\$\{(\w+)\}", variable, value)
 
 
 def _key_lines(text: str) -> dict[tuple[str, ...], int]:

@@ -144,9 +144,8 @@ def _train(run: _Run, stop: StopRequest, progress: Progress | None) -> TrainResu
         max_length=recipe.data.max_length,
     )
     meter = Meter()
-    trainer = _trainer(run, adapted.model, objective, data, [StepBoundary(stop), meter])
-    if progress is not None:
-        trainer.add_callback(ProgressReport(progress))
+    reports = [ProgressReport(progress)] if progress is not None else []
+    trainer = _trainer(run, adapted.model, objective, data, [*reports, StepBoundary(stop), meter])
     last, damaged = checkpoint.last_whole(run.folder.checkpoints)
     try:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -180,6 +179,8 @@ def _train(run: _Run, stop: StopRequest, progress: Progress | None) -> TrainResu
         _export(run, adapted, data)
         checkpoint.write_text(run.folder.result, result.model_dump_json(indent=1))
     _wait_for_everyone(arguments)
+    if stop.received is not None:  # during the last step: whoever asked still wants to stop what comes after
+        raise stop.interrupted(f"stopped after the last step; {run.folder.root} is finished")
     return result
 
 
@@ -257,6 +258,7 @@ def _training_arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         optim="adamw_torch",
+        use_cpu=not torch.accelerator.is_available(),  # else transformers refuses bf16
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
         logging_steps=settings.log_steps,

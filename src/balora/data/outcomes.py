@@ -141,7 +141,7 @@ def _labels(samples: pd.DataFrame, classes: int) -> NDArray[np.int64]:
     if wrong.any():
         at = int(np.flatnonzero(wrong)[0])
         raise DataError(
-            f"sample {samples['id'].iloc[at]!r}: label: got {samples['label'].iloc[at]!r}, expected a class id from 0 "
+            f"sample {samples['id'].iloc[at]!r}: label: got {samples['label'].iloc[at]}, expected a class id from 0 "
             f"to {classes - 1}, or nothing where it is unknown"
         )
     return np.where(known, given, UNKNOWN).astype(np.int64)

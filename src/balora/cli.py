@@ -131,6 +131,7 @@ def audit(
     from balora.audit import audit_model, record
     from balora.benchmarks import benchmarks
     from balora.errors import UsageError
+    from balora.store import Store
 
     _check_format(format)
     if not benchmark:
@@ -138,15 +139,9 @@ def audit(
     choices = [_benchmark_choice(text) for text in benchmark]
     with Bar(quiet, "auditing") as advance:
         results = audit_model(
-            model,
-            adapter=adapter,
-            base=base,
-            benchmarks=choices,
-            seed=seed,
-            progress=advance,
-            samples_dir=samples,
+            model, choices, adapter=adapter, base=base, seed=seed, progress=advance, samples_dir=samples
         )
-    record(results, model=model, adapter=adapter, store_url=store)
+    record(results, model=model, adapter=adapter, store=Store(store))
     if format == "json":
         _print_json([result.model_dump(mode="json") for result in results])
     else:

@@ -84,8 +84,12 @@ class LogFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            lines = [json.dumps(entry) + "\n" for entry in state.log_history if "loss" in entry]
-            write_text(self.path, "".join(lines))
+            self.rewrite(state)
+
+    def rewrite(self, state: TrainerState) -> None:
+        """The file holds what ``state`` remembers, no more."""
+        lines = [json.dumps(entry) + "\n" for entry in state.log_history if "loss" in entry]
+        write_text(self.path, "".join(lines))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -119,11 +123,15 @@ class Meter(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.restore(state)
+        self._memory = PeakMemory()
+        self._started = time.perf_counter()
+
+    def restore(self, state: TrainerState) -> None:
+        """Go on from what a checkpoint recorded."""
         stored: Any = state.stateful_callbacks  # by callback name: transformers annotates what goes in
         earlier = stored[type(self).__name__]["attributes"]
         self._seconds, self._bytes = earlier["seconds"], earlier["bytes"]
-        self._memory = PeakMemory()
-        self._started = time.perf_counter()
 
     def stop(self) -> None:
         """Hold both values. Called by the owner, because a failing step never reaches the end of training."""

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from balora.config import ModelKind, Recipe, content_hash
 from balora.data.sampler import LengthGroupedSampler
@@ -36,7 +36,7 @@ from balora.train.folder import RunFolder, identifying
 from balora.train.objective import Objective
 from balora.train.setup import build_objective, resolve
 from balora.train.signals import StopRequest, stop_on_signals
-from balora.train.trainer import BALoraTrainer
+from balora.train.trainer import TRAINER_STATE, BALoraTrainer
 
 _SAVE_SHARE = 0.1  # of a run's steps between checkpoints, where the recipe names no number
 _CALIBRATION_ROWS = 2048  # at most; a method takes what it needs
@@ -99,6 +99,10 @@ def train(recipe: Recipe, *, progress: Progress | None = None) -> TrainResult:
         stop = stack.enter_context(stop_on_signals())
         folder = RunFolder(Path(recipe.output))
         arguments = _training_arguments(recipe, folder)
+        if (
+            arguments.n_gpu > 1
+        ):  # transformers would split each batch over all GPUs, without their gradients' sums
+            arguments._n_gpu = 1
         if arguments.process_index == 0:
             stack.enter_context(folder.locked())
             folder.claim(recipe)
@@ -143,15 +147,20 @@ def _train(run: _Run, stop: StopRequest, progress: Progress | None) -> TrainResu
         seed=recipe.seed,
         max_length=recipe.data.max_length,
     )
-    meter = Meter()
+    meter, log = Meter(), LogFile(run.folder.log)
     reports = [ProgressReport(progress)] if progress is not None else []
-    trainer = _trainer(run, adapted.model, objective, data, [*reports, StepBoundary(stop), meter])
+    trainer = _trainer(run, adapted.model, objective, data, [*reports, StepBoundary(stop), log, meter])
     last, damaged = checkpoint.last_whole(run.folder.checkpoints)
-    try:
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    finally:
-        stop.deferring = False
-        meter.stop()
+    if last is not None and _all_steps_done(last):
+        trainer.restore_weights(last)
+        log.rewrite(trainer.state)
+        meter.restore(trainer.state)
+    else:
+        try:
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        finally:
+            stop.deferring = False
+            meter.stop()
     steps, planned = trainer.state.global_step, trainer.state.max_steps
     if stop.received is not None and steps < planned:
         raise stop.interrupted(
@@ -215,7 +224,7 @@ def _trainer(
         objective=objective,
         train_dataset=data.dataset,
         data_collator=data.collator,
-        callbacks=[DataOrder(sampler), LogFile(run.folder.log), *callbacks],
+        callbacks=[DataOrder(sampler), *callbacks],
     )
     trainer.sampler = sampler
     trainer.remove_callback(PrinterCallback)  # it writes to stdout
@@ -229,6 +238,19 @@ class _RunTrainer(BALoraTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self.sampler
+
+    def restore_weights(self, folder: Path) -> None:
+        """Take weights and state from a checkpoint of a run that has no step left.
+
+        ``train(resume_from_checkpoint=...)`` looks at the number of steps only after it has taken one more.
+        """
+        self._load_from_checkpoint(str(folder))
+        self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE))
+
+
+def _all_steps_done(folder: Path) -> bool:
+    state = TrainerState.load_from_json(str(folder / TRAINER_STATE))
+    return bool(state.global_step >= state.max_steps)
 
 
 def _training_arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:

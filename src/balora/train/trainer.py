@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the mixin's methods are those of a Trainer
 else:
     _Base = object
 
+TRAINER_STATE = "trainer_state.json"
 _PICKLED_ARGUMENTS = "training_args.bin"
 
 
@@ -151,7 +152,7 @@ class BALoraMixin(_Base):
         best = self.state.best_model_checkpoint
         if best is not None and Path(best).parent == staged.parent:
             self.state.best_model_checkpoint = str(run / Path(best).name)
-            self.state.save_to_json(str(staged / "trainer_state.json"))
+            self.state.save_to_json(str(staged / TRAINER_STATE))
         checkpoint.write_manifest(staged)
         checkpoint.publish(staged, run / staged.name)
         rotate_checkpoints(

@@ -165,11 +165,7 @@ def attach_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     """
     shapes, config = read_adapter(folder)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Found missing adapter keys", UserWarning
-            )  # checked below, as an error
-            warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        with peft_quiet(), torch.random.fork_rng(devices=[]):  # PEFT initialises before it loads
             model = PeftModel.from_pretrained(base, str(folder), config=config)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         differ = [line.strip() for line in str(error).splitlines() if "mismatch" in line] or [str(error)]

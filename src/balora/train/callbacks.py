@@ -59,10 +59,10 @@ class StepBoundary(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        asked = self.request.received is not None
-        if args.world_size > 1:  # signals reach the processes at different times; all must stop at one step
-            asked = bool(gather(torch.tensor([int(asked)], device=args.device)).max())
-        if asked:
+        if args.world_size > 1:  # a signal reaches the processes at different times, or only one of them
+            number = torch.tensor([self.request.received or 0], device=args.device)
+            self.request.received = int(gather(number).max()) or None
+        if self.request.received is not None:
             control.should_save = True
             control.should_training_stop = True
         if control.should_save:

@@ -76,7 +76,6 @@ class _Run:
     method: Method[PluginOptions]
     regularizers: dict[str, RegularizerOptions]
     kind: ModelKind
-    notes: list[str]
 
 
 def train(recipe: Recipe, *, progress: Progress | None = None) -> TrainResult:
@@ -99,10 +98,6 @@ def train(recipe: Recipe, *, progress: Progress | None = None) -> TrainResult:
         stop = stack.enter_context(stop_on_signals())
         folder = RunFolder(Path(recipe.output))
         arguments = _training_arguments(recipe, folder)
-        if (
-            arguments.n_gpu > 1
-        ):  # transformers would split each batch over all GPUs, without their gradients' sums
-            arguments._n_gpu = 1
         if arguments.process_index == 0:
             stack.enter_context(folder.locked())
             folder.claim(recipe)
@@ -112,7 +107,7 @@ def train(recipe: Recipe, *, progress: Progress | None = None) -> TrainResult:
         kind: ModelKind = (
             "classifier" if form == "nlu" else detect_kind(recipe.model.path, recipe.model.revision)
         )
-        run = _Run(recipe, folder, arguments, method, regularizers, kind, [])
+        run = _Run(recipe, folder, arguments, method, regularizers, kind)
         return _train(run, stop, progress)
 
 
@@ -134,10 +129,11 @@ def stored_result(folder: RunFolder) -> TrainResult | None:
 
 
 def _train(run: _Run, stop: StopRequest, progress: Progress | None) -> TrainResult:
-    recipe, arguments = run.recipe, run.arguments
+    recipe = run.recipe
     tokenizer = load_tokenizer(recipe.model)
     data = build_dataset(recipe.data, tokenizer, run.kind)
     model = load_base(recipe.model, run.kind, labels=data.labels, seed=recipe.seed)
+    total_parameters = model.num_parameters()  # before the adapter moves in
     adapted = _prepare(run, model, data)
     objective = build_objective(
         adapted,
@@ -150,22 +146,7 @@ def _train(run: _Run, stop: StopRequest, progress: Progress | None) -> TrainResu
     meter, log = Meter(), LogFile(run.folder.log)
     reports = [ProgressReport(progress)] if progress is not None else []
     trainer = _trainer(run, adapted.model, objective, data, [*reports, StepBoundary(stop), log, meter])
-    last, damaged = checkpoint.last_whole(run.folder.checkpoints)
-    if last is not None and _all_steps_done(last):
-        trainer.restore_weights(last)
-        log.rewrite(trainer.state)
-        meter.restore(trainer.state)
-    else:
-        try:
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        finally:
-            stop.deferring = False
-            meter.stop()
-    steps, planned = trainer.state.global_step, trainer.state.max_steps
-    if stop.received is not None and steps < planned:
-        raise stop.interrupted(
-            f"stopped after step {steps} of {planned}; {run.folder.root} has its checkpoint"
-        )
+    damaged = _take_steps(run, trainer, stop, log, meter)
 
     logged: Mapping[str, float] = next(
         (entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}
@@ -177,20 +158,41 @@ def _train(run: _Run, stop: StopRequest, progress: Progress | None) -> TrainResu
         seconds=meter.seconds,
         peak_memory_bytes=meter.bytes,
         trainable_parameters=sum(p.numel() for p in adapted.model.parameters() if p.requires_grad),
-        total_parameters=model.num_parameters(),
-        steps=steps,
+        total_parameters=total_parameters,
+        steps=trainer.state.global_step,
         rows=len(data.dataset),
         data_digest=data.digest,
         recipe_digest=content_hash(identifying(recipe)),
         notes=[*data.notes, *damaged],
     )
-    if arguments.process_index == 0:
+    if run.arguments.process_index == 0:
         _export(run, adapted, data)
         checkpoint.write_text(run.folder.result, result.model_dump_json(indent=1))
-    _wait_for_everyone(arguments)
+    _wait_for_everyone(run.arguments)
     if stop.received is not None:  # during the last step: whoever asked still wants to stop what comes after
         raise stop.interrupted(f"stopped after the last step; {run.folder.root} is finished")
     return result
+
+
+def _take_steps(run: _Run, trainer: _RunTrainer, stop: StopRequest, log: LogFile, meter: Meter) -> list[str]:
+    """Train from the last whole checkpoint to the end; a note for every damaged checkpoint passed over."""
+    last, damaged = checkpoint.last_whole(run.folder.checkpoints)
+    if last is not None and _all_steps_done(last):
+        trainer.restore_weights(last)
+        log.rewrite(trainer.state)
+        meter.restore(trainer.state)
+        return damaged
+    try:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    finally:
+        stop.deferring = False
+        meter.stop()
+    steps, planned = trainer.state.global_step, trainer.state.max_steps
+    if steps < planned:  # only a stop request ends training early
+        raise stop.interrupted(
+            f"stopped after step {steps} of {planned}; {run.folder.root} has its checkpoint"
+        )
+    return damaged
 
 
 def _prepare(run: _Run, model: PreTrainedModel, data: TaskData) -> Adapted:
@@ -213,7 +215,7 @@ def _trainer(
     objective: Objective,
     data: TaskData,
     callbacks: list[TrainerCallback],
-) -> BALoraTrainer:
+) -> _RunTrainer:
     settings, arguments = run.recipe.training, run.arguments
     lengths = data.lengths if settings.group_by_length else np.ones_like(data.lengths)
     step_rows = settings.batch_size * settings.gradient_accumulation * arguments.world_size
@@ -268,7 +270,7 @@ def _training_arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
     if settings.gradient_checkpointing != "off":
         extra[checkpointing] = True
         extra[f"{checkpointing}_kwargs"] = {"use_reentrant": settings.gradient_checkpointing == "reentrant"}
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder.checkpoints),
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
@@ -296,6 +298,11 @@ def _training_arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
         log_level="error",
         **extra,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = (
+            1  # else transformers splits batches over all GPUs in one process; start one process a GPU
+        )
+    return arguments
 
 
 def _export(run: _Run, adapted: Adapted, data: TaskData) -> None:

@@ -1,0 +1,118 @@
+"""`balora train` from outside: output, exit codes, and Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from balora.cli import main
+from tiny import SENTENCES, tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("files")
+    tokenizer = tiny_tokenizer()
+    tiny_model("llama", "causal", vocab_size=len(tokenizer)).save_pretrained(root / "lm")
+    tokenizer.save_pretrained(root / "lm")
+    rows = [{"text": text} for text in SENTENCES * 4]
+    (root / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+@pytest.fixture
+def recipe(files: Path, tmp_path: Path) -> Path:
+    values = {
+        "model": {"path": str(files / "lm")},
+        "data": {"task": "text", "train": {"path": str(files / "texts.jsonl")}, "max_length": 24},
+        "method": {"name": "balora"},
+        "rank": 2,
+        "training": {"max_steps": 4, "batch_size": 4, "save_steps": 1, "learning_rate": 0.01},
+        "output": str(tmp_path / "run"),
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def balora(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["balora", *map(str, arguments)])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return int(caught.value.code or 0)
+
+
+def test_train_prints_its_result_as_json(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert balora(monkeypatch, "train", recipe, "--format", "json", "--quiet") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["steps"] == 4
+    assert Path(result["adapter_dir"]) == tmp_path / "run" / "adapter"
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
+    assert balora(monkeypatch, "train", recipe, "--format", "json") == 0  # again: the stored result
+    assert json.loads(capsys.readouterr().out) == result
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "messages"),
+    [
+        ("training.learning_rat=1", 2, ["learning_rat", "did you mean 'learning_rate'"]),
+        ("method=ballora", 2, ["unknown method 'ballora'", "did you mean 'balora'"]),
+        ("rank=1000", 2, ["rank", "1000"]),
+        ("method.target_modules=[nothing]", 2, ["nothing"]),
+        ("data.train.path=missing.jsonl", 2, ["missing.jsonl"]),
+        ("data.columns.text=sentence", 2, ["sentence", "text"]),
+        ("output=/proc/nowhere/run", 2, ["/proc/nowhere/run", "cannot be written"]),
+    ],
+)
+def test_bad_input_is_one_clear_message(
+    recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    code: int,
+    messages: list[str],
+) -> None:
+    assert balora(monkeypatch, "train", recipe, "--quiet", "--set", override) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    assert captured.err.startswith("balora: ")
+    assert captured.err.count("\n") <= 3
+    for message in messages:
+        assert message in captured.err
+
+
+@pytest.mark.slow
+def test_ctrl_c_exits_130_and_the_same_command_goes_on(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from balora.cli import main; main()", "train", str(recipe)]
+    command += ["--set", "training.max_steps=60"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "run" / "checkpoints").glob("checkpoint-*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "Ctrl-C: stopped after step" in stderr
+    assert "run the same command to go on" in stderr
+    assert "Traceback" not in stderr
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "steps       60" in done.stdout

@@ -1,0 +1,88 @@
+"""Whole runs on two processes of one machine, over gloo."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from balora.config import Recipe
+from balora.train import checkpoint, train
+
+SCRIPT = """
+import json, os, signal, sys
+import torch
+from balora.config import Recipe
+from balora.errors import Interrupted
+from balora.train import train
+
+torch.set_num_threads(1)
+recipe, stop = Recipe.model_validate(json.loads(sys.argv[1])), int(sys.argv[2])
+if stop and os.environ["RANK"] == "1":  # one process alone is told to stop; both must, at the same step
+    from balora.train.callbacks import StepBoundary
+    original = StepBoundary.on_step_end
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, args, state, control, **kwargs)
+
+    StepBoundary.on_step_end = on_step_end
+try:
+    train(recipe)
+except Interrupted as error:
+    print("interrupted:", error)
+    torch.distributed.barrier()
+    sys.exit(0)
+"""
+
+
+def launch(script: Path, recipe: Recipe, stop: int = 0) -> str:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    done = subprocess.run(
+        [*command, str(script), recipe.model_dump_json(), str(stop)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def log(recipe: Recipe) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (Path(recipe.output) / "train_log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_two_processes_do_the_run_of_one_and_stop_together(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    method = {"name": "balora"}  # without dropout: it is drawn in every process
+    terms = {"svd": None, "consistency": {"schedule": "constant"}, "diversity": {"schedule": "constant"}}
+    # 20 rows, 4 a step: five steps an epoch, so that the run is stopped and resumed in its second epoch.
+    two = {"batch_size": 1, "gradient_accumulation": 2, "epochs": 2.0, "max_steps": None, "log_steps": 1}
+    one = {**two, "batch_size": 2}
+    whole = recipe(method=method, regularizers=terms, training=two, output=str(tmp_path / "whole"))
+    stopped = recipe(method=method, regularizers=terms, training=two, output=str(tmp_path / "stopped"))
+    single = recipe(method=method, regularizers=terms, training=one, output=str(tmp_path / "single"))
+
+    launch(script, whole)
+    assert "interrupted: SIGTERM: stopped after step 7 of 10" in launch(script, stopped, stop=7)
+    newest = checkpoint.checkpoints(tmp_path / "stopped" / "checkpoints")[-1]
+    assert newest.name == "checkpoint-7"
+    assert checkpoint.damage(newest) is None
+    launch(script, stopped)
+    adapters = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "stopped")]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+    train(single)
+    for expected, entry in zip(log(single), log(whole), strict=True):
+        for name in ("loss", "loss_task", "loss_consistency", "loss_diversity"):
+            assert entry[name] == pytest.approx(expected[name], rel=2e-3, abs=1e-5), (name, entry["step"])

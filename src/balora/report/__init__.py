@@ -1,6 +1,7 @@
 """Reports of a study: self-contained HTML, Markdown and JSON, from what the store holds.
 
-``analysis`` says what the numbers mean, ``tables`` and ``plots`` show it, ``templates`` frame it.
+``summary`` and ``analysis`` say what the numbers mean, ``recommend`` and ``findings`` what follows from them,
+``tables``, ``plots`` and ``page`` show it, ``templates`` frame it.
 """
 
 from __future__ import annotations
@@ -8,101 +9,97 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Literal
-
-import jinja2
-import yaml
+from typing import Any, Literal
 
 from balora.errors import StorageError
-from balora.report import plots, tables
 from balora.report.analysis import StudyReport, analyse
+from balora.report.findings import findings
 
-__all__ = ["StudyReport", "analyse", "render", "write"]
+__all__ = ["StudyReport", "analyse", "as_json", "render", "write"]
 
 Format = Literal["html", "md", "json"]
+SCHEMA_VERSION = 1
 
 
 def render(report: StudyReport, format: Format) -> str:
     """The report as text.
 
-    HTML is one file with its script inside and no reference to any network; JSON holds every number of the analysis
-    (documented in the docs' page on reports) and is stable.
+    HTML is one file with its script inside that reaches for no network and forbids it; Markdown has the same tables;
+    JSON has every number of the analysis (see ``as_json``).
     """
     if format == "json":
-        return json.dumps(
-            {"schema_version": 1, **dataclasses.asdict(report)}, indent=2, default=str, allow_nan=False
-        )
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("balora.report"),
-        autoescape=format == "html",
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-    return environment.get_template(f"study.{format}.j2").render(
-        report=report,
-        bias=_about(report, report.question.bias),
-        quality=_about(report, report.question.quality),
-        summary=tables.summary_table(report),
-        recommended=tables.recommendation_table(report),
-        ablation=tables.ablation_table(report),
-        trend=tables.trend_table(report),
-        methods=tables.method_tables(report),
-        config=yaml.safe_dump(report.config, sort_keys=False, allow_unicode=True),
-        charts=_charts(report) if format == "html" else {},
-        profiles=plots.profiles(report),
-    )
+        return json.dumps(as_json(report), indent=2, ensure_ascii=False, allow_nan=False)
+    from balora.report import page  # plotly and Jinja take a while to import
+
+    return page.html(report) if format == "html" else page.markdown(report)
+
+
+def as_json(report: StudyReport) -> dict[str, Any]:
+    """The analysis as plain data; what a key means does not change within a ``schema_version``.
+
+    =================  ====================================================================================
+    schema_version     1
+    name               the study's name
+    question           the configuration's: bias, quality, bias_margin, quality_margin
+    findings           the answer in plain sentences
+    recommendations    list of: label, rank (null: none), strength, reason, smallest_not_worse
+    points             list of settings, anchors first: label, role (base, full, grid), method, rank, bias,
+                       quality, cost (by name, in the unit the name says), headline (by measurement), layers
+                       (by measurement: pairs of layer and mean over seeds), bias_against_full,
+                       quality_against_full, bias_against_base, pareto (costs on whose front it is)
+    ablations          the same for the study's ablations (role ablation)
+    trends             list of: label, quantity, rho, p_value, p_holm, reason
+    seeds              the seeds of all finished jobs
+    failures           job name -> why it failed
+    unfinished         names of jobs that have not run
+    headers            benchmark id -> what it is
+    notes              what the benchmarks remarked
+    config             the study's configuration, whole
+    environment        versions and machine
+    data_digests       SHA-256 of the training rows that were used
+    finished_at        when the last job ended
+    =================  ====================================================================================
+
+    A summary (bias, quality, a cost, a headline) has: values (seed -> value), mean, low, high, over ("seeds",
+    "items" or null: what the interval is over), level, ideal, missing (seed -> why it has no value), note. A comparison
+    has: verdict ("better", "as good", "worse", "not shown"), difference in distance to the ideal (positive: further),
+    low, high, margin, reason. A value that does not exist is null; there is no NaN.
+    """
+    values: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "findings": findings(report)}
+    for field in dataclasses.fields(report):
+        values[field.name] = _plain(getattr(report, field.name))
+    return values
 
 
 def write(report: StudyReport, path: Path, format: Format) -> None:
-    """The report into a file, which appears whole or not at all."""
+    """The report into a file, which appears whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written there.
+    """
     text = render(report, format)
+    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(
-            f"the report {path} cannot be written: {error.strerror}; choose another --output"
+            f"the report {path} cannot be written: {error.strerror}; free space or choose another file"
         ) from None
 
 
-def _charts(report: StudyReport) -> dict[str, str]:
-    figures = {
-        "bias": plots.against_rank(report, "bias"),
-        "quality": plots.against_rank(report, "quality"),
-        "trade_off": plots.trade_off(report),
-        "cost": plots.against_cost(report),
-        **{f"layer {name}": plots.by_layer(report, name) for name in plots.profiles(report)},
-    }
-    html = {}
-    for number, (name, figure) in enumerate(figures.items()):
-        html[name] = figure.to_html(
-            full_html=False,
-            include_plotlyjs="inline" if number == 0 else False,  # once for the page, and no CDN
-            div_id=f"chart-{number}",
-            config={"displaylogo": False, "responsive": True, "toImageButtonOptions": {"format": "svg"}},
-        )
-    return html
-
-
-def _about(report: StudyReport, path: str) -> dict[str, str]:
-    """What a measurement path means, from its metric's own description."""
-    from balora.metrics import metrics
-
-    metric = path.partition("/")[2].partition("[")[0]
-    for family in metrics:
-        for info in family.metrics:
-            if info.name == metric:
-                low, high = (f"{v:g}" for v in (info.low, info.high))
-                return {
-                    "path": path,
-                    "definition": info.definition,
-                    "range": f"{low} to {high}",
-                    "ideal": "none" if info.ideal is None else f"{info.ideal:g}",
-                    "undefined": info.undefined_when,
-                    "source": info.source,
-                }
-    return {"path": path, "definition": "", "range": "", "ideal": "", "undefined": "", "source": ""}
+def _plain(value: Any) -> Any:
+    """Dataclasses and models as what JSON has; keys are texts."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

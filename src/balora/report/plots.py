@@ -1,156 +1,219 @@
-"""The report's charts, as plotly figures. One function a chart; each takes the analysed study and nothing else."""
+"""The report's charts, as plotly figures with the words that go with them.
+
+Every chart takes the analysed study and nothing else, and stands for itself where the study is small: one rank, one
+seed, methods without a rank, anchors left out. Where there is nothing to draw it says why. Legends are the page's own
+(``legend``), so that they never cover a plot however narrow the screen is.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from balora.report.analysis import COSTS, Point, StudyReport, Summary
+from balora.report.analysis import COSTS, Point, StudyReport
+from balora.report.draw import (
+    Key,
+    bar_words,
+    bars,
+    cost_axis,
+    direction,
+    framed,
+    ideal_line,
+    level,
+    markers,
+    plain,
+    profile_line,
+    scaled,
+    values_text,
+)
+from balora.report.summary import Summary
+from balora.report.tables import number
 
 # Okabe & Ito (2008): distinguishable with every common kind of color vision; markers differ as well.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#444444")
-_MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
-_DASHES = ("solid", "dash", "dot", "dashdot")
-_FULL, _BASE = "#000000", "#808080"
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07D00", "#3A9BD5", "#7A5C00", "#5B3E99")
+_MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "hexagon")
+_FULL, _BASE = "#000000", "#767676"
+_ANCHORS = {  # role -> its legend entry as a line
+    "full": Key("full fine-tuning", "full fine-tuning", _FULL, None, "solid"),
+    "base": Key("untouched base", "untouched base", _BASE, None, "dash"),
+}
 
 
-def against_rank(report: StudyReport, quantity: str) -> go.Figure:
-    """Bias or quality against rank: means over seeds with 95 % t-intervals, full fine-tuning and base as lines."""
-    figure = go.Figure()
-    for label, points in _lines(report).items():
-        ranked = [p for p in points if p.rank is not None and _of(p, quantity).mean is not None]
-        summaries = [_of(p, quantity) for p in ranked]
-        figure.add_trace(
-            go.Scatter(
-                x=[_nudged(p.rank or 1, label, report) for p in ranked],
-                y=[s.mean for s in summaries],
-                error_y=_bars(summaries),
-                mode="lines+markers",
-                name=label,
-                customdata=[[p.rank, _values(s)] for p, s in zip(ranked, summaries, strict=True)],
-                hovertemplate="%{fullData.name}, rank %{customdata[0]}: %{y:.4g}<br>%{customdata[1]}<extra></extra>",
-                **_style(label, report),
-            )
+@dataclass(frozen=True)
+class Chart:
+    """A figure, or why there is none; what its vertical axis shows; how to read it; what it is, for who cannot see."""
+
+    title: str
+    vertical: str
+    how: str
+    figure: go.Figure | None
+    empty: str = ""
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Charts that share a legend."""
+
+    legend: list[Key]
+    charts: list[Chart]
+
+    @property
+    def several(self) -> bool:
+        return len(self.charts) > 1
+
+
+def against_rank(report: StudyReport, quantity: str) -> Charts:
+    """Bias or quality against rank: means over seeds with intervals, anchors and methods without rank as lines."""
+    of = attrgetter(quantity)
+    keys = [_key(label, report) for label in report.lines]
+    anchors = [(point, key) for role, key in _ANCHORS.items() if (point := report.anchor(role)) is not None]
+    legend = [*keys, *[key for _, key in anchors]]
+    title = f"{quantity.capitalize()} against rank"
+    asked, ideal = getattr(report.question, quantity), _ideal(report, quantity)
+    vertical = asked if ideal is None else f"{asked} (ideal {ideal:g})"
+    summaries = [of(p) for p in report.points]
+    if all(s.mean is None for s in summaries):
+        reasons = sorted({why for s in summaries for why in s.missing.values()})
+        return Charts(
+            [], [Chart(title, vertical, "", None, f"No setting has a value: {'; '.join(reasons)}.")]
         )
+
+    figure = go.Figure()
     ranks = sorted({p.rank for p in report.grid if p.rank is not None})
-    for role, color, dash, name in (
-        ("full", _FULL, "solid", "full fine-tuning"),
-        ("base", _BASE, "dash", "untouched base"),
-    ):
-        anchor = next((p for p in report.points if p.role == role), None)
-        if anchor is not None and ranks:
-            _horizontal(figure, _of(anchor, quantity), ranks, color, dash, name)
-    asked = getattr(report.question, quantity)
-    ideal = next((_of(p, quantity).ideal for p in report.points if _of(p, quantity).ideal is not None), None)
-    figure.update_yaxes(title=f"{asked}<br>(ideal {ideal:g})" if ideal is not None else asked)
-    figure.update_xaxes(title="adapter rank", type="log", tickvals=ranks, ticktext=[str(r) for r in ranks])
-    return _framed(figure)
-
-
-def trade_off(report: StudyReport) -> go.Figure:
-    """Bias against quality, one marker a method and rank; crosses are 95 % t-intervals over seeds."""
-    figure = go.Figure()
-    for label, points in _lines(report).items():
-        _scatter(figure, points, label, _style(label, report), lambda p: p.quality, lambda p: p.bias)
-    for point in (p for p in report.points if p.role in ("full", "base")):
-        color = _FULL if point.role == "full" else _BASE
-        style = {"marker": {"color": color, "size": 13, "symbol": "star"}}
-        name = "full fine-tuning" if point.role == "full" else "untouched base"
-        _scatter(figure, [point], name, style, lambda p: p.quality, lambda p: p.bias)
-    figure.update_xaxes(title=report.question.quality)
-    figure.update_yaxes(title=report.question.bias)
-    return _framed(figure)
-
-
-def against_cost(report: StudyReport) -> go.Figure:
-    """Bias against each cost; the line is the Pareto front (no point is better in both, means over seeds)."""
-    keys = [k for k in COSTS if any(k in p.cost for p in report.points)]
-    figure = make_subplots(rows=1, cols=max(len(keys), 1), shared_yaxes=True, horizontal_spacing=0.03)
-    for column, key in enumerate(keys, start=1):
-        for label, points in _lines(report).items():
-            _scatter(
-                figure,
-                [p for p in points if key in p.cost],
-                label,
-                _style(label, report),
-                lambda p, key=key: p.cost[key],
-                lambda p: p.bias,
-                row=1,
-                col=column,
-                showlegend=column == 1,
-            )
-        full = [p for p in report.points if p.role == "full" and key in p.cost]
-        style = {"marker": {"color": _FULL, "size": 13, "symbol": "star"}}
-        _scatter(
-            figure,
-            full,
-            "full fine-tuning",
-            style,
-            lambda p, key=key: p.cost[key],
-            lambda p: p.bias,
-            row=1,
-            col=column,
-            showlegend=column == 1,
-        )
-        front = sorted(
-            (p.cost[key].mean, p.bias.mean)
-            for p in report.points
-            if key in p.pareto and p.bias.mean is not None
-        )
-        figure.add_trace(
-            go.Scatter(
-                x=[cost for cost, _ in front],
-                y=[bias for _, bias in front],
-                mode="lines",
-                line={"color": "rgba(0,0,0,0.45)", "dash": "dot", "shape": "hv"},
-                name="Pareto front",
-                showlegend=column == 1,
-                legendgroup="front",
-                hoverinfo="skip",
-            ),
-            row=1,
-            col=column,
-        )
-        figure.update_xaxes(title=COSTS[key][0], type="log", row=1, col=column)
-    figure.update_yaxes(title=report.question.bias, row=1, col=1)
-    return _framed(figure)
-
-
-def by_layer(report: StudyReport, profile: str) -> go.Figure:
-    """A layer-wise measurement against the layer, a line for each method and rank (means over seeds).
-
-    The largest rank of each method and full fine-tuning are shown; the legend brings in the others.
-    """
-    figure = go.Figure()
-    largest = {label: max((p.rank or 0) for p in points) for label, points in _lines(report).items()}
-    for point in report.points:
-        if profile not in point.layers or point.role == "base":
+    ends = (ranks[0] / 1.3, ranks[-1] * 1.3) if ranks else (0.0, 1.0)
+    for key, (label, line) in zip(keys, report.lines.items(), strict=True):
+        if line[0].rank is None:
+            level(figure, of(line[0]), ends, key)
             continue
-        layers, values = zip(*point.layers[profile], strict=True)
-        style = (
-            _style(point.label, report)
-            if point.role == "grid"
-            else {"line": {"color": _FULL}, "marker": {"color": _FULL, "symbol": "star"}}
-        )
-        hidden = point.role == "grid" and point.rank is not None and point.rank != largest[point.label]
+        drawn = [p for p in line if of(p).mean is not None]
         figure.add_trace(
             go.Scatter(
-                x=layers,
-                y=values,
+                x=[_beside(p.rank or 1, label, report) for p in drawn],
+                y=[of(p).mean for p in drawn],
+                error_y=bars([of(p) for p in drawn]),
                 mode="lines+markers",
-                name=point.name,
-                visible="legendonly" if hidden else True,
-                hovertemplate="%{fullData.name}<br>layer %{x}: %{y:.4g}<extra></extra>",
-                **style,
+                name=plain(label),
+                legendgroup=label,
+                customdata=[[p.rank, values_text(of(p))] for p in drawn],
+                hovertemplate="%{fullData.name}, rank %{customdata[0]}: %{y:.4g}<br>%{customdata[1]}<extra></extra>",
+                line={"color": key.color, "width": 2},
+                marker={"color": key.color, "symbol": key.symbol, "size": 9},
             )
         )
-    figure.update_xaxes(title="layer (0 = embeddings)", dtick=1)
-    figure.update_yaxes(title=f"{profile} (0 = unchanged)", rangemode="tozero")
-    return _framed(figure)
+    far = _base_far_off(report, of)
+    for point, key in anchors:
+        if point.role != "base" or not far:
+            level(figure, of(point), ends, key)
+    ideal_line(figure, summaries, ideal)
+    ticks = {"tickvals": ranks, "ticktext": [str(r) for r in ranks]} if ranks else {"showticklabels": False}
+    figure.update_xaxes(
+        title="adapter rank" if ranks else "no method here has a rank",
+        type="log" if ranks else "linear",
+        **ticks,
+    )
+    how = (
+        f"{direction(summaries, ideal)} {bar_words(summaries)} A small rank is a small, cheap adapter; markers of "
+        "one rank stand side by side only so that their bars can be told apart."
+        + (" Lines across are settings without a rank, with their interval as a band." if anchors else "")
+        + far
+    )
+    legend = [key for key in legend if not far or key is not _ANCHORS["base"]]
+    return Charts(legend, [Chart(title, vertical, how, framed(figure))])
+
+
+def trade_off(report: StudyReport) -> Charts:
+    """Bias against quality, one marker a method and rank."""
+    asked = report.question
+    summaries = [p.bias for p in report.points]
+    figure = go.Figure()
+    far = _base_far_off(report, attrgetter("bias")) or _base_far_off(report, attrgetter("quality"))
+    keyed = _keyed(report, ("full",) if far else ("full", "base"))
+    drawn = sum(
+        markers(figure, points, key, attrgetter("quality"), attrgetter("bias")) for key, points in keyed
+    )
+    title, ideal = "Bias against quality", _ideal(report, "bias")
+    vertical = asked.bias if ideal is None else f"{asked.bias} (ideal {ideal:g})"
+    if not drawn:
+        return Charts([], [Chart(title, vertical, "", None, "No setting has both a bias and a quality.")])
+    ideal_line(figure, summaries, ideal)
+    figure.update_xaxes(title=plain(f"quality: {asked.quality}"))
+    how = (
+        f"Up and down, bias: {direction(summaries, ideal).lower()} Left and right, quality: "
+        f"{direction([p.quality for p in report.points], _ideal(report, 'quality')).lower()} "
+        f"The number beside a marker is its rank; crossing bars are intervals.{far}"
+    )
+    return Charts([key for key, _ in keyed], [Chart(title, vertical, how, framed(figure))])
+
+
+def against_cost(report: StudyReport) -> Charts:
+    """The bias's distance to its ideal against each cost, with the Pareto front."""
+    vertical = f"distance of {report.question.bias} from its ideal"
+    keyed = _keyed(report, ("full",))
+    charts = []
+    for cost, (words, factor) in COSTS.items():
+        figure = go.Figure()
+        costs = {p.name: scaled(p.cost[cost], factor) for p in report.points if cost in p.cost}
+        drawn = 0
+        for key, points in keyed:
+            costed = [p for p in points if p.name in costs]
+            drawn += markers(figure, costed, key, _looked_up(costs), lambda p: p.bias.distance())
+        if not drawn:
+            continue
+        front = [p for p in report.points if cost in p.pareto]
+        front.sort(key=lambda p: costs[p.name].mean or 0.0)
+        figure.add_trace(
+            go.Scatter(
+                x=[costs[p.name].mean for p in front],
+                y=[p.bias.distance().mean for p in front],
+                mode="lines",
+                line={"color": "rgba(0,0,0,0.5)", "dash": "dot", "shape": "hv"},
+                legendgroup="Pareto front",
+                hoverinfo="skip",
+            )
+        )
+        figure.update_xaxes(title=words, **cost_axis(figure))
+        figure.update_yaxes(rangemode="tozero")
+        charts.append(Chart(f"Bias against {words}", vertical, "", framed(figure)))
+    if not charts:
+        nothing = Chart("Bias against cost", vertical, "", None, "No setting has both a bias and a cost.")
+        return Charts([], [nothing])
+    front_key = Key("Pareto front", "Pareto front", "#7f7f7f", None, "dot")
+    return Charts([*[key for key, _ in keyed], front_key], charts)
+
+
+def by_layer(report: StudyReport, profile: str) -> Charts:
+    """A layer-wise measurement against the layer: a chart for each method with a line for each rank."""
+    full = report.anchor("full")
+    shown = {label: [p for p in line if profile in p.layers] for label, line in report.lines.items()}
+    shown = {label: line for label, line in shown.items() if line}
+    everything = [p.layers[profile] for line in shown.values() for p in line]
+    if full is not None and profile in full.layers:
+        everything.append(full.layers[profile])
+    top = max((value for one in everything for _, value in one), default=0.0)
+    charts = []
+    for label, line in shown.items():
+        figure, color = go.Figure(), _key(label, report).color
+        for index, point in enumerate(line):
+            strength = 1.0 if len(line) == 1 else 0.35 + 0.65 * index / (len(line) - 1)
+            tag = (
+                str(point.rank or "")
+                if index in _tagged([p.layers[profile][-1][1] for p in line], top)
+                else ""
+            )
+            profile_line(figure, point.layers[profile], point.name, color, strength, tag)
+        if full is not None and profile in full.layers:
+            profile_line(figure, full.layers[profile], "full fine-tuning", _FULL, 1.0, "")
+        figure.update_xaxes(title="layer (0 = embeddings)", tickformat="d")
+        figure.update_yaxes(range=[min(0.0, -0.03 * top), top * 1.08 or 1.0])
+        charts.append(Chart(label, f"{profile} (0: as the base)", "", framed(figure, height=300)))
+    if not charts:
+        return Charts([], [Chart(profile, profile, "", None, "No adapter was measured by layer.")])
+    legend = [_ANCHORS["full"]] if full is not None else []
+    return Charts(legend, charts)
 
 
 def profiles(report: StudyReport) -> list[str]:
@@ -158,120 +221,62 @@ def profiles(report: StudyReport) -> list[str]:
     return sorted({name for p in report.points for name in p.layers})
 
 
-def _lines(report: StudyReport) -> dict[str, list[Point]]:
-    lines: dict[str, list[Point]] = {}
-    for point in report.grid:
-        lines.setdefault(point.label, []).append(point)
-    return {label: sorted(points, key=lambda p: p.rank or 0) for label, points in lines.items()}
+# -- what the charts share ---------------------------------------------------------------------------------
 
 
-def _of(point: Point, quantity: str) -> Summary:
-    return point.bias if quantity == "bias" else point.quality
+def _key(label: str, report: StudyReport) -> Key:
+    index = list(report.lines).index(label)
+    # A ninth method has the first one's color with another marker: no two of 64 look the same.
+    marker = _MARKERS[(index + index // len(_COLORS)) % len(_MARKERS)]
+    has_rank = report.lines[label][0].rank is not None
+    return Key(label, label, _COLORS[index % len(_COLORS)], marker, "solid" if has_rank else "dot")
 
 
-def _style(label: str, report: StudyReport) -> dict[str, Any]:
-    index = list(_lines(report)).index(label)
-    color = _COLORS[index % len(_COLORS)]
-    return {
-        "line": {"color": color, "width": 2, "dash": _DASHES[(index // len(_COLORS)) % len(_DASHES)]},
-        "marker": {"color": color, "symbol": _MARKERS[index % len(_MARKERS)], "size": 9},
-    }
+def _keyed(report: StudyReport, roles: Sequence[str]) -> list[tuple[Key, list[Point]]]:
+    """Every method's settings, then the anchors', with what they look like as markers."""
+    lines = [(_key(label, report), points) for label, points in report.lines.items()]
+    anchors = [
+        (replace(key, symbol="star", dash=None), [point])
+        for role, key in _ANCHORS.items()
+        if role in roles and (point := report.anchor(role)) is not None
+    ]
+    return [*((replace(key, dash=None), points) for key, points in lines), *anchors]
 
 
-def _nudged(rank: int, label: str, report: StudyReport) -> float:
+def _beside(rank: int, label: str, report: StudyReport) -> float:
     """The rank, moved a little sideways by method, so that intervals at one rank do not hide one another."""
-    labels = list(_lines(report))
-    shift = (labels.index(label) - (len(labels) - 1) / 2) * 0.035
-    return math.exp(math.log(rank) + shift)
+    labels = list(report.lines)
+    return math.exp(math.log(rank) + (labels.index(label) - (len(labels) - 1) / 2) * 0.035)
 
 
-def _bars(summaries: Sequence[Summary]) -> dict[str, Any]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [_gap(s.high, s.mean) for s in summaries],
-        "arrayminus": [_gap(s.mean, s.low) for s in summaries],
-        "thickness": 1.2,
-        "width": 3,
-    }
-
-
-def _gap(upper: float | None, lower: float | None) -> float:
-    return 0.0 if upper is None or lower is None else upper - lower
-
-
-def _values(summary: Summary) -> str:
-    each = ", ".join(f"seed {seed}: {value:.4g}" for seed, value in summary.values.items())
-    interval = f"95 % interval {summary.low:.4g} to {summary.high:.4g}; " if summary.low is not None else ""
-    return interval + each
-
-
-def _horizontal(
-    figure: go.Figure, summary: Summary, ranks: list[int], color: str, dash: str, name: str
-) -> None:
-    if summary.mean is None:
-        return
-    ends = [ranks[0] / 1.25, ranks[-1] * 1.25]
-    if summary.low is not None and summary.high is not None:
-        figure.add_trace(
-            go.Scatter(
-                x=[*ends, *reversed(ends)],
-                y=[summary.low, summary.low, summary.high, summary.high],
-                fill="toself",
-                fillcolor=color,
-                opacity=0.12,
-                line={"width": 0},
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=name,
-            )
-        )
-    figure.add_trace(
-        go.Scatter(
-            x=ends,
-            y=[summary.mean, summary.mean],
-            mode="lines",
-            line={"color": color, "dash": dash, "width": 2},
-            name=name,
-            legendgroup=name,
-            hovertemplate=f"{name}: %{{y:.4g}}<br>{_values(summary)}<extra></extra>",
-        )
+def _base_far_off(report: StudyReport, of: Callable[[Point], Summary]) -> str:
+    """Where the base would squeeze everything else into a corner, the sentence that replaces its line."""
+    base = report.anchor("base")
+    others = [mean for p in report.points if p.role != "base" and (mean := of(p).mean) is not None]
+    if base is None or not others or (value := of(base).mean) is None:
+        return ""
+    span = max(others) - min(others)
+    away = max(value - max(others), min(others) - value)
+    if away <= span:
+        return ""
+    return f" The untouched base is outside the chart, at bias {number(base.bias.mean)} and quality " + (
+        f"{number(base.quality.mean)}."
     )
 
 
-def _scatter(
-    figure: go.Figure, points: list[Point], label: str, style: dict[str, Any], x: Any, y: Any, **place: Any
-) -> None:
-    usable = [p for p in points if x(p).mean is not None and y(p).mean is not None]
-    showlegend = place.pop("showlegend", True)
-    figure.add_trace(
-        go.Scatter(
-            x=[x(p).mean for p in usable],
-            y=[y(p).mean for p in usable],
-            error_x=_bars([x(p) for p in usable]),
-            error_y=_bars([y(p) for p in usable]),
-            mode="markers+text",
-            text=["" if p.rank is None else str(p.rank) for p in usable],
-            textposition="top right",
-            textfont={"size": 10},
-            name=label,
-            legendgroup=label,
-            showlegend=showlegend,
-            customdata=[p.name for p in usable],
-            hovertemplate="%{customdata}<br>x %{x:.4g}, y %{y:.4g}<extra></extra>",
-            marker=style["marker"],
-        ),
-        **place,
-    )
+def _looked_up(summaries: dict[str, Summary]) -> Callable[[Point], Summary]:
+    return lambda point: summaries[point.name]
 
 
-def _framed(figure: go.Figure) -> go.Figure:
-    figure.update_layout(
-        template="plotly_white",
-        height=460,
-        margin={"l": 80, "r": 20, "t": 20, "b": 60},
-        font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
-        hoverlabel={"align": "left"},
-    )
-    return figure
+def _tagged(ends: Sequence[float], top: float) -> set[int]:
+    """Which lines' ends have room for their number: the largest rank's, and others that are not beside one."""
+    kept: list[int] = []
+    for index in reversed(range(len(ends))):
+        if all(abs(ends[index] - ends[other]) > 0.07 * top for other in kept):
+            kept.append(index)
+    return set(kept)
+
+
+def _ideal(report: StudyReport, quantity: str) -> float | None:
+    of = attrgetter(quantity)
+    return next((ideal for p in report.points if (ideal := of(p).ideal) is not None), None)

@@ -5,45 +5,72 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from balora.report.analysis import COSTS, Comparison, Point, StudyReport, Summary
+from balora.report.analysis import COSTS, Point, StudyReport
+from balora.report.summary import Comparison, Summary
 
 
 @dataclass(frozen=True)
 class Table:
-    """A caption, column heads, and rows of cells."""
+    """A title, column heads, and rows of cells.
+
+    The columns in ``verdicts`` hold words that may be colored; rows of a ``grouped`` table belong together where their
+    first cells are equal.
+    """
 
     title: str
     head: list[str]
     rows: list[list[str]]
     note: str = ""
+    verdicts: tuple[int, ...] = ()
+    grouped: bool = False
 
 
 def summary_table(report: StudyReport, points: Sequence[Point] | None = None, title: str = "") -> Table:
-    """One row for each method and rank: bias, quality, their verdicts against full fine-tuning, cost."""
+    """One row for each method and rank: bias, quality, their verdicts, cost."""
     points = list(report.points if points is None else points)
     costs = [k for k in COSTS if any(k in p.cost for p in points)]
-    head = ["method", "rank", "seeds", report.question.bias, "vs full", report.question.quality, "vs full"]
+    fields = {
+        "bias vs full": "bias_against_full",
+        "quality vs full": "quality_against_full",
+        "bias vs base": "bias_against_base",
+    }
+    versus = {name: field for name, field in fields.items() if any(getattr(p, field) for p in points)}
+    head = ["method", "rank", "seeds", "bias", "quality", *versus]
     rows = [
         [
-            point.label,
-            "" if point.rank is None else str(point.rank),
-            str(max(len(point.bias.values), len(point.quality.values))),
+            shown_label(point),
+            "–" if point.rank is None else str(point.rank),
+            str(max(len(s.values) + len(s.missing) for s in (point.bias, point.quality))),
             interval(point.bias),
-            verdict(point.bias_against_full),
             interval(point.quality),
-            verdict(point.quality_against_full),
+            *[verdict(getattr(point, field)) for field in versus.values()],
             *[_cost(point, key) for key in costs],
         ]
         for point in points
     ]
-    note = (
-        "Mean over seeds with 95 % t-interval in brackets. 'As good': the one-sided 95 % Welch bound is within the "
-        f"margin (bias {report.question.bias_margin:g}, quality {report.question.quality_margin:g}) of full "
-        "fine-tuning, in distance to the ideal; 'worse': the whole 95 % interval of the difference is on the worse "
-        "side; 'not shown': "
-        "these seeds decide neither."
+    return Table(
+        title or "All methods and ranks",
+        [*head, *[COSTS[key][0] for key in costs]],
+        rows,
+        _summary_note(report, points),
+        tuple(range(5, 5 + len(versus))),
+        grouped=True,
     )
-    return Table(title or "All methods and ranks", [*head, *[COSTS[k][0] for k in costs]], rows, note)
+
+
+def _summary_note(report: StudyReport, points: Sequence[Point]) -> str:
+    question = report.question
+    note = f"Bias is {question.bias}, quality is {question.quality}. {_brackets(points)}"
+    compared = [p for p in points if p.bias_against_full or p.bias_against_base]
+    if compared:
+        note += (
+            " Verdicts are in distance to the ideal value. 'Better' and 'worse': the whole 95 % interval of the "
+            "difference (Welch) is on that side. 'As good': the one-sided 95 % bound of the difference is within the "
+            f"margin (bias {question.bias_margin:g}, quality {question.quality_margin:g}). 'Not shown': these seeds "
+            f"decide neither. The verdicts of these {len(points)} settings are not corrected for their number: of 20 "
+            "comparisons without a true difference, one is expected to seem 'better' or 'worse' by chance."
+        )
+    return note
 
 
 def method_tables(report: StudyReport) -> list[Table]:
@@ -51,11 +78,11 @@ def method_tables(report: StudyReport) -> list[Table]:
     keys = list(dict.fromkeys(key for p in report.points for key in p.headline))
     anchors = [p for p in report.points if p.role in ("base", "full")]
     tables = []
-    for label in dict.fromkeys(p.label for p in report.grid):
-        line = [*anchors, *[p for p in report.grid if p.label == label]]
-        head = ["measurement", "ideal", *[p.label if p.rank is None else f"rank {p.rank}" for p in line]]
+    for label, points in report.lines.items():
+        line = [*anchors, *points]
+        names = [shown_label(p) if p.rank is None else f"rank {p.rank}" for p in line]
         rows = [[key, _ideal(line, key), *[interval(p.headline.get(key)) for p in line]] for key in keys]
-        tables.append(Table(label, head, rows))
+        tables.append(Table(label, ["measurement", "ideal", *names], rows, _brackets(line)))
     return tables
 
 
@@ -64,8 +91,8 @@ def ablation_table(report: StudyReport) -> Table | None:
     if not report.ablations:
         return None
     ranks = {p.rank for p in report.ablations}
-    alike = [p for p in report.grid if p.rank in ranks]
-    return summary_table(report, [*alike, *report.ablations], "Ablation: each term's part")
+    alike = [p for p in report.points if p.role == "full" or (p.role == "grid" and p.rank in ranks)]
+    return summary_table(report, [*alike, *report.ablations], "Ablation: what each part adds")
 
 
 def trend_table(report: StudyReport) -> Table | None:
@@ -73,39 +100,95 @@ def trend_table(report: StudyReport) -> Table | None:
     if not report.trends:
         return None
     rows = [
-        [t.label, t.quantity, number(t.rho), number(t.p_value), number(t.p_holm), t.reason or ""]
+        [
+            t.label,
+            t.quantity,
+            _moves(t.rho, t.p_holm),
+            number(t.rho),
+            _probability(t.p_value),
+            _probability(t.p_holm) + (f" ({t.reason})" if t.reason else ""),
+        ]
         for t in report.trends
     ]
     note = (
-        "Spearman's rho of the value with rank within seeds, permutation p, and p after Holm over the table."
+        "Spearman's rho of the value with rank within seeds (1: always rises, -1: always falls), its permutation p, "
+        "and p after Holm's correction over this table. With few ranks and seeds the smallest possible p is large, so "
+        "a trend that is not shown may still be there."
     )
     return Table(
-        "Does it move with rank?", ["method", "quantity", "rho", "p", "p (Holm)", "why undefined"], rows, note
+        "Does it move with rank?", ["method", "quantity", "with rank it", "rho", "p", "p (Holm)"], rows, note
     )
 
 
 def recommendation_table(report: StudyReport) -> Table:
     """The recommended rank of each method with its reason."""
-    rows = [
-        [r.label, "none" if r.rank is None else str(r.rank), r.strength, r.reason]
-        for r in report.recommendations
-    ]
-    return Table("Recommended rank", ["method", "rank", "strength", "reason"], rows)
+    rows = []
+    for r in report.recommendations:
+        at = None if r.rank is None else next(p for p in report.lines[r.label] if p.rank == r.rank)
+        rows.append(
+            [
+                r.label,
+                "none" if r.rank is None else str(r.rank),
+                "–" if r.rank is None else r.strength,
+                difference(at.bias_against_full if at else None),
+                difference(at.quality_against_full if at else None),
+                r.reason,
+            ]
+        )
+    note = (
+        "Differences are in distance to the ideal value, against full fine-tuning, with their 95 % interval (Welch): "
+        f"above 0 is worse. Margins: bias {report.question.bias_margin:g}, quality {report.question.quality_margin:g}."
+    )
+    head = ["method", "rank", "how sure", "bias against full", "quality against full", "why"]
+    return Table("Recommended rank", head, rows, note, verdicts=(2,))
+
+
+def glance_table(report: StudyReport) -> Table | None:
+    """Verdicts on bias and quality against full fine-tuning, methods down and ranks across; None without them."""
+    lines = {label: line for label, line in report.lines.items() if any(_decided(p) for p in line)}
+    ranks = sorted({p.rank for line in lines.values() for p in line if p.rank is not None})
+    if not ranks:
+        return None
+    rows = []
+    for label, line in lines.items():
+        at = {p.rank: f"{verdict(p.bias_against_full)} / {verdict(p.quality_against_full)}" for p in line}
+        rows.append([label, *[at.get(rank, at.get(None, "–")) for rank in ranks]])
+    note = "Bias / quality. What the words mean stands below the table of all numbers."
+    head = ["method", *[f"rank {rank}" for rank in ranks]]
+    return Table("Against full fine-tuning: bias / quality", head, rows, note, tuple(range(1, len(head))))
+
+
+def shown_label(point: Point) -> str:
+    """The label, and for the anchors what they are."""
+    return {"base": "untouched base", "full": "full fine-tuning"}.get(point.role, point.label)
 
 
 def interval(summary: Summary | None) -> str:
-    """``0.12 [0.10, 0.14]``, or why there is nothing."""
+    """``0.120 [0.100, 0.140]``, or why there is nothing."""
     if summary is None:
         return "not measured"
     if summary.mean is None:
         reasons = "; ".join(sorted(set(summary.missing.values())))
         return f"undefined ({reasons})" if reasons else "undefined"
     text = number(summary.mean)
-    if summary.low is not None and summary.high is not None:
+    if summary.constant:
+        text += " (every seed)"
+    elif summary.low is not None and summary.high is not None:
         text += f" [{number(summary.low)}, {number(summary.high)}]"
+    if summary.over == "items":
+        text += " over items, one seed"
     if summary.missing:
         text += f" ({len(summary.missing)} seed{'s' * (len(summary.missing) > 1)} undefined)"
     return text
+
+
+def difference(comparison: Comparison | None) -> str:
+    """``+0.019 [-0.006, +0.043]``, or nothing where there is no comparison."""
+    if comparison is None or comparison.difference is None:
+        return "–"
+    ends = [comparison.difference, comparison.low, comparison.high]
+    value, low, high = (None if end is None else f"{end:+.3f}" for end in ends)
+    return f"{value}" if low is None else f"{value} [{low}, {high}]"
 
 
 def verdict(comparison: Comparison | None) -> str:
@@ -117,18 +200,57 @@ def number(value: float | None) -> str:
     """Three digits that matter."""
     if value is None:
         return "–"
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
-    return f"{value:.2e}"
+    size = abs(value)
+    if size >= 1e6 or 0 < size < 5e-4:
+        return f"{value:.2e}"
+    if size >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= 10 else f"{value:.3f}"
+
+
+def _brackets(points: Sequence[Point]) -> str:
+    """What the brackets after the values are, which depends on how many seeds there are."""
+    over = {s.over for p in points for s in (p.bias, p.quality, *p.headline.values())}
+    levels = {s.level for p in points for s in (p.bias, p.quality, *p.headline.values()) if s.over == "items"}
+    texts = []
+    if "seeds" in over:
+        texts.append(
+            "Values are means over seeds, with their 95 % t-interval in brackets; 'every seed': all gave this value."
+        )
+    if "items" in over:
+        texts.append(
+            f"'Over items, one seed': the {'/'.join(f'{level:.0%}' for level in sorted(levels))} interval in brackets "
+            "is the benchmark's own, over its items; it leaves out how much seeds differ."
+        )
+    return " ".join(texts)
+
+
+def _decided(point: Point) -> bool:
+    return any(c is not None and c.decided for c in (point.bias_against_full, point.quality_against_full))
+
+
+def _moves(rho: float | None, p_holm: float | None) -> str:
+    if rho is None or p_holm is None:
+        return "undefined"
+    if p_holm > 0.05:
+        return "is not shown to move"
+    return "rises" if rho > 0 else "falls"
+
+
+def _probability(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _cost(point: Point, key: str) -> str:
     summary = point.cost.get(key)
     if summary is None or summary.mean is None:
-        return ""
-    return f"{summary.mean:,.0f}" if summary.mean >= 100 else f"{summary.mean:.1f}"
+        return "–"
+    value = summary.mean * COSTS[key][1]
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _ideal(points: Sequence[Point], key: str) -> str:
-    ideal = next((p.headline[key].ideal for p in points if key in p.headline), None)
+    ideal = next(
+        (s.ideal for p in points if (s := p.headline.get(key)) is not None and s.ideal is not None), None
+    )
     return "–" if ideal is None else f"{ideal:g}"

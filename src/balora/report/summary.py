@@ -1,0 +1,191 @@
+"""One quantity over the seeds of one setting, and how two settings compare in it.
+
+Comparisons are made on the distance of a measurement to its ideal value, so that "worse" means the same for every
+metric. Across seeds: mean and t-interval; comparisons by Welch's interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from balora.results import Measurement
+from balora.stats import Estimate, non_inferiority_seeds, t_interval, welch_interval
+
+Verdict = Literal["better", "as good", "worse", "not shown"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One quantity over seeds.
+
+    ``low`` and ``high`` are ends of a two-sided interval at ``level``. ``over`` says of what: "seeds", the t-interval
+    over two or more of them; "items", the only seed's own interval over the items of its benchmark, which says nothing
+    about other seeds; None, no interval. ``note`` says why there is none, or what is special about it.
+    """
+
+    values: dict[int, float]  # seed -> value; a seed without a value is in `missing` instead
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+    over: Literal["seeds", "items"] | None = None
+    level: float = 0.95
+    ideal: float | None = None
+    missing: dict[int, str] = field(default_factory=dict)  # seed -> why it has no value
+    note: str | None = None
+
+    @property
+    def constant(self) -> bool:
+        """Whether two or more seeds agree exactly, as where nothing random is in what they measure."""
+        return len(self.values) > 1 and len(set(self.values.values())) == 1
+
+    def distance(self) -> Summary:
+        """The same quantity as distance to its ideal, seed by seed: 0 is perfect, and more is worse."""
+        if self.ideal is None or not self.values:
+            return Summary({}, None, ideal=0.0, missing=self.missing, note=self.note or "has no ideal value")
+        ideal = self.ideal
+        away = {seed: abs(value - ideal) for seed, value in self.values.items()}
+        if self.over == "items" and self.low is not None and self.high is not None:
+            ends = sorted((abs(self.low - ideal), abs(self.high - ideal)))
+            inside = self.low <= ideal <= self.high
+            (mean,) = away.values()
+            return Summary(
+                away,
+                mean,
+                0.0 if inside else ends[0],
+                ends[1],
+                "items",
+                self.level,
+                0.0,
+                self.missing,
+                self.note,
+            )
+        return _over_seeds(away, 0.0, self.missing)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A setting against a reference, in distance to the ideal over seeds.
+
+    ``difference`` is positive where the setting is further from the ideal than the reference; ``low`` and ``high`` are
+    Welch's two-sided 95 % interval of it. Verdicts: "better", the whole interval is below 0; "as good", the one-sided
+    95 % bound is below the margin; "worse", the whole interval is above 0 and it is not as good; "not shown", these
+    seeds decide nothing.
+    """
+
+    verdict: Verdict
+    difference: float | None
+    low: float | None
+    high: float | None
+    margin: float
+    reason: str
+
+    @property
+    def decided(self) -> bool:
+        """Whether there is an interval to judge by: without one, nothing is known about chance."""
+        return self.low is not None
+
+
+def summarize(found: Mapping[int, Measurement | None]) -> Summary:
+    """One measurement over seeds (seed -> what the audit found, None where it did not measure it)."""
+    values: dict[int, float] = {}
+    missing: dict[int, str] = {}
+    ideal = next((m.ideal for m in found.values() if m is not None), None)
+    for seed, measurement in sorted(found.items()):
+        if measurement is None:
+            missing[seed] = "not measured"
+        elif measurement.value is None:
+            missing[seed] = measurement.undefined_reason or "undefined"
+        else:
+            values[seed] = measurement.value
+    if len(values) != 1:
+        return _over_seeds(values, ideal, missing)
+    ((seed, value),) = values.items()
+    only = found[seed]
+    assert only is not None
+    if only.low is None or only.high is None:
+        return Summary(values, value, None, None, None, only.level, ideal, missing, only.undefined_reason)
+    note = "one seed: the interval is over the benchmark's items and leaves out how much seeds differ"
+    return Summary(values, value, only.low, only.high, "items", only.level, ideal, missing, note)
+
+
+def summarize_numbers(values: Mapping[int, object]) -> Summary:
+    """A cost over seeds; what is no finite number counts as missing."""
+    good: dict[int, float] = {}
+    missing: dict[int, str] = {}
+    for seed, value in sorted(values.items()):
+        if isinstance(value, int | float) and math.isfinite(value):
+            good[seed] = float(value)
+        else:
+            missing[seed] = "not recorded" if value is None else f"not a finite number: {value!r}"
+    return _over_seeds(good, None, missing)
+
+
+def compare(candidate: Summary, reference: Summary, margin: float, *, to: str) -> Comparison:
+    """``candidate`` against ``reference`` (called ``to`` in the reason), in distance to the ideal."""
+    new, old = list(candidate.distance().values.values()), list(reference.distance().values.values())
+    if not new or not old:
+        who = "it" if not new else to
+        why = _first(candidate.missing if not new else reference.missing)
+        return Comparison(
+            "not shown", None, None, None, margin, f"cannot be compared: {who} has no value{why}"
+        )
+    estimate = welch_interval(new, old)
+    difference = estimate.value
+    assert difference is not None
+    if estimate.interval is None:
+        # Two seeds a side are the least for an interval; the values themselves are still worth a look.
+        text = (
+            f"is {_apart(difference, to)}, but {_count(len(new))} against {_count(len(old))} give no interval"
+        )
+        return Comparison("not shown", difference, None, None, margin, text)
+    low, high = estimate.interval.low, estimate.interval.high
+    return Comparison(
+        _verdict(new, old, low, high, margin),
+        difference,
+        low,
+        high,
+        margin,
+        f"is {_apart(difference, to)} (95 % interval {low:+.3g} to {high:+.3g}, margin {margin:g})",
+    )
+
+
+def _verdict(new: Sequence[float], old: Sequence[float], low: float, high: float, margin: float) -> Verdict:
+    if high < 0:
+        return "better"
+    if non_inferiority_seeds(new, old, margin, higher_is_better=False).verdict:
+        return "as good"
+    return "worse" if low > 0 else "not shown"
+
+
+def _apart(difference: float, to: str) -> str:
+    if difference == 0:
+        return f"as far from its ideal as {to}"
+    return f"{abs(difference):.3g} {'further from' if difference > 0 else 'nearer to'} its ideal than {to}"
+
+
+def _over_seeds(values: Mapping[int, float], ideal: float | None, missing: Mapping[int, str]) -> Summary:
+    if not values:
+        return Summary({}, None, ideal=ideal, missing=dict(missing), note="undefined for every seed")
+    estimate: Estimate = t_interval(list(values.values()))
+    interval = estimate.interval
+    return Summary(
+        values=dict(sorted(values.items())),
+        mean=estimate.value,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        over="seeds" if interval else None,
+        ideal=ideal,
+        missing=dict(missing),
+        note=estimate.reason,
+    )
+
+
+def _count(seeds: int) -> str:
+    return f"{seeds} seed{'s' * (seeds != 1)}"
+
+
+def _first(missing: Mapping[int, str]) -> str:
+    return f" ({next(iter(missing.values()))})" if missing else ""

@@ -263,8 +263,7 @@ def load(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values, got {type(raw).__name__}")
-    for item in overrides:
-        _override(raw, item)
+    apply_overrides(raw, overrides)
     raw = _expanded(raw, (), str(path))
     try:
         return cls.model_validate(raw)
@@ -309,6 +308,12 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set each ``key.sub=value`` in ``raw``; the value is read as YAML."""
+    for item in overrides:
+        _override(raw, item)
 
 
 def _override(raw: dict[str, Any], item: str) -> None:

@@ -51,6 +51,10 @@ class ClassificationSample(Sample):
 class DriftSample(Sample):
     """How far one prompt's distribution moved from the base model's, at one layer or at the output."""
 
+    groups: list[str] = Field(default_factory=list, description="memberships as 'axis=group'; may be empty")
+    cluster: str | None = Field(
+        default=None, description="prompts that share a cluster (a template) are resampled together"
+    )
     layer: int | None = Field(
         default=None, description="layer of the logit lens, 0 = embeddings; None = the output"
     )

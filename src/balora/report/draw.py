@@ -135,6 +135,10 @@ def ideal_line(figure: go.Figure, summaries: Sequence[Summary], ideal: float | N
     if ideal == 0 and all(value >= 0 for s in summaries for value in s.values.values()):
         figure.update_yaxes(rangemode="tozero")
         return
+    values = [value for s in summaries for value in s.values.values()]
+    low, high = min(values, default=ideal), max(values, default=ideal)
+    if max(ideal - high, low - ideal) > max(high - low, abs(ideal) / 20):
+        return  # it would squeeze the values into a corner
     figure.add_shape(
         type="line", xref="paper", x0=0, x1=1, yref="y", y0=ideal, y1=ideal,
         line={"color": _IDEAL, "width": 1.5, "dash": "dot"}, layer="below",

@@ -71,7 +71,6 @@ def against_rank(report: StudyReport, quantity: str) -> Charts:
     of = attrgetter(quantity)
     keys = [_key(label, report) for label in report.lines]
     anchors = [(point, key) for role, key in _ANCHORS.items() if (point := report.anchor(role)) is not None]
-    legend = [*keys, *[key for _, key in anchors]]
     title = f"{quantity.capitalize()} against rank"
     asked, ideal = getattr(report.question, quantity), _ideal(report, quantity)
     vertical = asked if ideal is None else f"{asked} (ideal {ideal:g})"
@@ -105,9 +104,9 @@ def against_rank(report: StudyReport, quantity: str) -> Charts:
             )
         )
     far = _base_far_off(report, of)
+    anchors = [(point, key) for point, key in anchors if point.role != "base" or not far]
     for point, key in anchors:
-        if point.role != "base" or not far:
-            level(figure, of(point), ends, key)
+        level(figure, of(point), ends, key)
     ideal_line(figure, summaries, ideal)
     ticks = {"tickvals": ranks, "ticktext": [str(r) for r in ranks]} if ranks else {"showticklabels": False}
     figure.update_xaxes(
@@ -121,7 +120,7 @@ def against_rank(report: StudyReport, quantity: str) -> Charts:
         + (" Lines across are settings without a rank, with their interval as a band." if anchors else "")
         + far
     )
-    legend = [key for key in legend if not far or key is not _ANCHORS["base"]]
+    legend = [*keys, *[key for _, key in anchors]]
     return Charts(legend, [Chart(title, vertical, how, framed(figure))])
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pydantic import ValidationError
@@ -23,20 +24,23 @@ from balora.store import ModelVersion, Run, Store
 if TYPE_CHECKING:
     from balora.models import Subject
 
+Choice = BenchmarkChoice | str | Mapping[str, Any]
+
 
 def audit(
-    subject: Subject,
-    choices: Sequence[BenchmarkChoice | str],
+    subject: Subject | str | Path,
+    choices: Sequence[Choice],
     *,
     seed: int = 0,
     progress: Progress | None = None,
     samples_dir: Path | None = None,
 ) -> list[AuditResult]:
-    """Assess a loaded model with benchmarks.
+    """Assess a model with benchmarks.
 
     Args:
-        subject: the model; see ``balora.models.load_subject``.
-        choices: benchmarks by name, or with options.
+        subject: the model: its folder or hub name, or a loaded one (``balora.models.load_subject``, or
+            ``Subject(model, tokenizer, kind, name)`` of a model in memory).
+        choices: benchmarks by name, or with options as a study's YAML has them: ``{"name": "drift", "limit": 100}``.
         seed: feeds every draw, bootstrap and permutation.
         progress: called with (items done, items in all) of each benchmark in turn.
         samples_dir: where to write each benchmark's samples as Parquet, named by content hash.
@@ -46,18 +50,27 @@ def audit(
 
     Raises:
         ConfigError: an unknown benchmark or option, or one id for two; nothing has run.
+        UsageError: no benchmark is given.
+        ModelError: the model at a path cannot be loaded.
+        StorageError: the samples cannot be written.
     """
-    asked = [BenchmarkChoice.model_validate(c) if isinstance(c, str) else c for c in choices]
+    if not choices:
+        raise UsageError(f"no benchmark is given (allowed: {', '.join(benchmarks.names())})")
+    asked = [_choice(c) for c in choices]
     identifiers = [choice.id for choice in asked]
     if twice := sorted({i for i in identifiers if identifiers.count(i) > 1}):
         raise ConfigError(f"the benchmark id {twice[0]!r} stands twice; give each an 'id' of its own")
     prepared = [(choice, _benchmark(choice)) for choice in asked]
+    if isinstance(subject, str | Path):
+        from balora.models import load_subject
+
+        subject = load_subject(ModelConfig(path=str(subject)), seed=seed)
     return [_run(subject, choice, benchmark, seed, progress, samples_dir) for choice, benchmark in prepared]
 
 
 def audit_model(
     model: str,
-    choices: Sequence[BenchmarkChoice | str],
+    choices: Sequence[Choice],
     *,
     adapter: Path | None = None,
     base: str | None = None,
@@ -102,6 +115,15 @@ def record(results: Sequence[AuditResult], *, model: str, adapter: Path | None, 
     )
 
 
+def _choice(given: Choice) -> BenchmarkChoice:
+    if isinstance(given, BenchmarkChoice):
+        return given
+    try:
+        return BenchmarkChoice.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError(explain(error, BenchmarkChoice, prefix=f"benchmark {given!r}")) from None
+
+
 def _benchmark(choice: BenchmarkChoice) -> Benchmark[BenchmarkOptions]:
     cls = benchmarks.get(choice.name)
     try:
@@ -121,7 +143,7 @@ def _run(
     done = AuditResult(
         id=choice.id,
         benchmark=choice.name,
-        header=asdict(benchmark.header()),
+        header={},
         options=benchmark.options.model_dump(mode="json"),
         seed=seed,
         counts=Counts(given=0, scored=0),
@@ -132,10 +154,11 @@ def _run(
                 f"{choice.name} assesses {', '.join(sorted(benchmark.kinds))} models, and {subject.name!r} is a "
                 f"{subject.kind} model"
             )
+        done = done.model_copy(update={"header": asdict(benchmark.header())})
         scored = benchmark.score(subject, seed=seed, progress=progress or (lambda done, total: None))
         done = done.model_copy(update={"counts": scored.counts, "notes": list(scored.notes)})
         if samples_dir is not None:
-            _write_samples(scored.samples, samples_dir, choice.id)
+            _write_samples(scored.samples, samples_dir, done, subject.name)
         return done.model_copy(update={"measurements": benchmark.measure(scored.samples, seed=seed)})
     except (Interrupted, StorageError):
         raise  # no fault of the benchmark
@@ -145,11 +168,24 @@ def _run(
         return done.model_copy(update={"error": f"{type(error).__name__}: {error}"})
 
 
-def _write_samples(samples: pd.DataFrame, folder: Path, name: str) -> Path:
+def _write_samples(samples: pd.DataFrame, folder: Path, result: AuditResult, model: str) -> Path:
+    """``<id>-<content hash>.parquet``, whole or not at all; the file's metadata say where the samples come from."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    origin = {
+        "benchmark": result.benchmark,
+        "revision": result.header["revision"],
+        "model": model,
+        "seed": str(result.seed),
+        "options": json.dumps(result.options, sort_keys=True),
+        "schema_version": str(benchmarks.get(result.benchmark).sample_type.schema_version),
+    }
+    table = pa.Table.from_pandas(samples, preserve_index=False)
     buffer = io.BytesIO()
-    samples.to_parquet(buffer, index=False)
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **origin}), buffer)
     content = buffer.getvalue()
-    path = folder / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}.parquet"
+    path = folder / f"{result.id}-{hashlib.sha256(content).hexdigest()[:16]}.parquet"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")

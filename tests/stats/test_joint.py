@@ -204,3 +204,14 @@ def test_a_group_missing_from_a_resample_takes_another_of_its_values():
     filled = deviations(Draws(values, replicates, replicates[:0], 9, 0.95), seed=0).replicates
     assert set(filled[:, 1]) <= {0.3, 0.2}
     np.testing.assert_array_equal(filled[:, 0], replicates[:, 0])
+
+
+def test_equal_shares_of_one_still_leave_room_for_a_gap():
+    # Two groups with 20 of 20: the gap may be as large as Jeffreys' 97.5 % point of either share, about 0.12.
+    draws = Draws(np.ones(2), np.ones((4000, 2)), np.ones((0, 2)), 40, 0.95)
+    spread = deviations(draws, np.array([20.0, 20.0]), seed=0)
+    gap = largest_gap(spread, [np.arange(2)], most=1.0)
+    assert (gap.value, gap.interval.low) == (0.0, 0.0)
+    assert 0.05 < gap.interval.high < 0.2
+    assert largest_spread(spread, [np.arange(2)]).interval.high > 0.02
+    assert smallest_ratio(spread, [np.arange(2)], np.full(2, 0.025)).interval.low < 0.95

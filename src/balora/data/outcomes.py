@@ -22,23 +22,22 @@ UNKNOWN = -1  # label of a sample whose true class is not known
 
 
 class OutcomeOptions(PluginOptions):
-    """How classifier answers become binary outcomes, and which groups are large enough to assess."""
+    """What is positive, and how many resamples the intervals take."""
 
     positive: list[int] = Field(
         default=[1],
         min_length=1,
         description="ids of the classes that are the positive outcome; scores are summed",
     )
-    threshold: float = Field(
-        default=0.5,
-        gt=0,
-        lt=1,
-        description="predicted positive when the positive classes' probability reaches this",
-    )
+    resamples: int = Field(default=2000, ge=40, description="bootstrap resamples")
+
+
+class GroupOptions(OutcomeOptions):
+    """Which groups are large enough to assess."""
+
     min_group: int = Field(
         default=20, ge=1, description="groups with fewer samples are listed as not assessed"
     )
-    resamples: int = Field(default=2000, ge=40, description="bootstrap resamples")
 
 
 @dataclass(frozen=True)
@@ -79,18 +78,23 @@ class Outcomes:
         return counts @ self.patterns.astype(np.int64)
 
 
-def read_outcomes(samples: pd.DataFrame, options: OutcomeOptions) -> Outcomes:
+def read_outcomes(samples: pd.DataFrame, positive: Sequence[int], threshold: float = 0.5) -> Outcomes:
     """Classification samples as arrays.
+
+    Args:
+        samples: one row a sample, columns as ``ClassificationSample``.
+        positive: ids of the positive classes.
+        threshold: probability of the positive classes together from which a sample is predicted positive.
 
     Raises:
         DataError: a sample's scores, label or groups cannot be what they say; names the sample.
-        UsageError: ``options.positive`` names a class that the samples do not have, or all of them.
+        UsageError: ``positive`` names a class that the samples do not have, or all of them.
     """
     scores = _scores(samples)
     label = _labels(samples, scores.shape[1])
     if len(samples):
-        _check_positive(options.positive, scores.shape[1])
-    positive_classes = [c for c in sorted(set(options.positive)) if c < scores.shape[1]]
+        _check_positive(positive, scores.shape[1])
+    positive_classes = [c for c in sorted(set(positive)) if c < scores.shape[1]]
     score = scores[:, positive_classes].sum(axis=1)
     pattern, patterns, axes = _memberships(samples)
     clusters = [None if pd.isna(c) else str(c) for c in samples["cluster"]]
@@ -100,7 +104,7 @@ def read_outcomes(samples: pd.DataFrame, options: OutcomeOptions) -> Outcomes:
         predicted=scores.argmax(axis=1) if scores.size else np.zeros(len(samples), dtype=np.int64),
         score=score,
         positive=np.where(label == UNKNOWN, UNKNOWN, np.isin(label, positive_classes)).astype(np.int64),
-        selected=score >= options.threshold,
+        selected=score >= threshold,
         pattern=pattern,
         patterns=patterns,
         axes=axes,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import sparse
 
-from balora.data.outcomes import UNKNOWN, OutcomeOptions, Outcomes, read_outcomes
+from balora.data.outcomes import UNKNOWN, GroupOptions, Outcomes, read_outcomes
 from balora.metrics import MetricFamily, MetricInfo, metrics
 from balora.results import ClassificationSample, Measurement, measured, undefined
 from balora.stats.joint import bootstrap_sums
@@ -22,7 +22,7 @@ from balora.stats.joint import bootstrap_sums
 Floats = NDArray[np.float64]
 
 
-class CalibrationOptions(OutcomeOptions):
+class CalibrationOptions(GroupOptions):
     """Options of calibration error."""
 
     bins: int = Field(
@@ -48,7 +48,7 @@ class Calibration(MetricFamily[CalibrationOptions]):
     )  # fmt: skip
 
     def measure(self, samples: pd.DataFrame, *, seed: int) -> list[Measurement]:
-        outcomes = read_outcomes(samples, self.options)
+        outcomes = read_outcomes(samples, self.options.positive)
         sizes, bins = outcomes.sizes(), self.options.bins
         assessed = np.flatnonzero(sizes >= self.options.min_group)
         table, clusters = _bin_table(outcomes, assessed, bins)

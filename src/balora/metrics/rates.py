@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import Field
 
-from balora.data.outcomes import UNKNOWN, Axis, OutcomeOptions, Outcomes, read_outcomes
+from balora.data.outcomes import UNKNOWN, Axis, GroupOptions, Outcomes, read_outcomes
 from balora.metrics import MetricFamily, MetricInfo, metrics
 from balora.results import ClassificationSample, Measurement, measured, share, undefined
 from balora.stats.extremes import deviations, largest_gap, largest_spread, least_value, smallest_ratio
@@ -117,15 +118,26 @@ class _Assessed:
         return 1 + self.axis.columns[self.large]  # column 0 is the whole
 
 
+class RatesOptions(GroupOptions):
+    """Options of the rates."""
+
+    threshold: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="predicted positive when the positive classes' probability reaches this",
+    )
+
+
 @metrics.register("rates")
-class Rates(MetricFamily[OutcomeOptions]):
+class Rates(MetricFamily[RatesOptions]):
     """Accuracy, selection and error rates, overall, by group, and compared over groups.
 
     A comparison without a slice is that of the worst axis (the largest difference, the smallest ratio); with several
     axes each has its own, sliced by ``axis``.
     """
 
-    Options = OutcomeOptions
+    Options = RatesOptions
     sample_type = ClassificationSample
     metrics = (
         *(
@@ -146,7 +158,7 @@ class Rates(MetricFamily[OutcomeOptions]):
     )  # fmt: skip
 
     def measure(self, samples: pd.DataFrame, *, seed: int) -> list[Measurement]:
-        outcomes = read_outcomes(samples, self.options)
+        outcomes = read_outcomes(samples, self.options.positive, self.options.threshold)
         sizes = outcomes.sizes()
         assessed = [_Assessed(axis, sizes[axis.columns] >= self.options.min_group) for axis in outcomes.axes]
         groups, classes = sizes.size, outcomes.scores.shape[1]

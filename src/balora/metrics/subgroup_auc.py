@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from balora.data.outcomes import UNKNOWN, OutcomeOptions, Outcomes, read_outcomes
+from balora.data.outcomes import UNKNOWN, GroupOptions, Outcomes, read_outcomes
 from balora.metrics import MetricFamily, MetricInfo, metrics
 from balora.results import ClassificationSample, Measurement, measured, undefined
 from balora.stats.extremes import deviations, least_value
@@ -36,10 +36,10 @@ _UNITS = "over samples, or over clusters where samples name one"
 
 
 @metrics.register("subgroup_auc")
-class SubgroupAuc(MetricFamily[OutcomeOptions]):
+class SubgroupAuc(MetricFamily[GroupOptions]):
     """AUC overall, and subgroup, BPSN and BNSP AUC by group with their generalised mean and their least."""
 
-    Options = OutcomeOptions
+    Options = GroupOptions
     sample_type = ClassificationSample
     metrics = (
         MetricInfo("auc", "chance that a positive sample scores higher than a negative one, ties counting half",
@@ -66,7 +66,7 @@ class SubgroupAuc(MetricFamily[OutcomeOptions]):
     )  # fmt: skip
 
     def measure(self, samples: pd.DataFrame, *, seed: int) -> list[Measurement]:
-        outcomes = read_outcomes(samples, self.options)
+        outcomes = read_outcomes(samples, self.options.positive)
         labelled = np.flatnonzero(outcomes.label != UNKNOWN)
         order = labelled[
             np.argsort(outcomes.score[labelled], kind="stable")

@@ -68,7 +68,8 @@ def largest_gap(draws: Draws, parts: Sequence[IntArray], *, most: float = np.inf
     if not parts:
         return _undefined(draws, "fewer than two groups have a value")
     v, d = draws.values, draws.replicates - draws.values  # (k,), (r, k)
-    ends = [(p[v[p].argmax()], p[v[p].argmin()]) for p in parts]
+    # Counted from the other end, so that among equal values two different groups are the ends.
+    ends = [(p[v[p].argmax()], p[::-1][v[p][::-1].argmin()]) for p in parts]
     gaps = np.array([v[i] - v[j] for i, j in ends])
     i, j = ends[int(gaps.argmax())]
     gap = float(gaps.max())
@@ -144,7 +145,9 @@ def largest_spread(draws: Draws, parts: Sequence[IntArray]) -> BootstrapResult:
         return _result(draws, spread, None)
     part = parts[int(spreads.argmax())]
     excess = np.max([d[:, p].std(axis=1) for p in parts], axis=0)
-    slope = (v[part] - v[part].mean()) / (part.size * spread) if spread > 0 else np.zeros(part.size)
+    if spread == 0:  # no direction yet in which the values differ: f(t) is at most f(v) + f(d)
+        return _result(draws, spread, (excess, excess), least=0.0)
+    slope = (v[part] - v[part].mean()) / (part.size * spread)
     return _result(draws, spread, (excess, -d[:, part] @ slope), least=0.0)
 
 

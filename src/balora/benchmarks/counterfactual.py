@@ -1,0 +1,322 @@
+"""Counterfactual fairness: the same sentence with another identity term.
+
+Dataset: the project's held-out sentence templates filled with its identity terms (Apache-2.0), the user's templates
+and terms, or rows of the user's file whose terms are swapped. Revision: a hash of the sentences.
+Sample: classifiers: one sentence with the model's class probabilities (``ClassificationSample``). Causal models: how
+far the next-token distributions after one term are from their average over the axis's terms (``DriftSample``), from
+the term's last token to the sentence's last; sentences are aligned at their common ending.
+Metrics: families ``counterfactual`` (flip rate, score change, counterfactual token fairness gap of Garg et al. 2019,
+score range of Prabhakaran et al. 2019) and ``continuation`` (KL and Jensen-Shannon divergence to the average).
+Differences from Garg et al.: all pairs of terms of one axis are compared and not only pairs with the original's term,
+and toxic sentences are included; whoever holds that a swap may rightly change some answer leaves those templates out.
+Templates that may be used in training (``split: train``) are never used here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, model_validator
+
+from balora.benchmarks import Benchmark, BenchmarkOptions, Header, Progress, Scored, benchmarks
+from balora.config import DataSource
+from balora.data.identity import Lexicon, frames, load_lexicon, load_templates, variants
+from balora.data.loading import read_rows
+from balora.errors import DataError
+from balora.metrics import metrics
+from balora.results import ClassificationSample, Counts, DriftSample, Measurement
+
+if TYPE_CHECKING:
+    from balora.models import Subject
+    from balora.models.scoring import EncodedTexts
+
+_SHOWN = 20
+
+
+class CounterfactualOptions(BenchmarkOptions):
+    """Options of the counterfactual benchmark. ``limit`` counts sets of counterfactuals."""
+
+    data: DataSource | None = Field(
+        default=None, description="rows whose identity terms are swapped; default: templates"
+    )
+    text: str = Field(default="text", description="column of the rows' text")
+    templates: str | None = Field(default=None, description="YAML file of your templates")
+    lexicon: str | None = Field(default=None, description="YAML file of your identity terms")
+    shipped: bool = Field(
+        default=True, description="use the project's own templates and terms beside your files"
+    )
+    axes: list[str] | None = Field(
+        default=None, min_length=1, description="axes of identity to swap; default: all"
+    )
+    tone: Literal["harmless", "hostile", "neutral"] | None = Field(
+        default=None, description="templates of this tone alone; default: all"
+    )
+    positive: list[int] = Field(
+        default=[1],
+        min_length=1,
+        description="classifiers: ids of the classes whose summed score is compared",
+    )
+    max_length: int | None = Field(
+        default=None, ge=2, description="tokens kept of a text; default: the model's context"
+    )
+    resamples: int = Field(default=2000, ge=40, description="bootstrap resamples")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> CounterfactualOptions:
+        if self.data is not None and (self.templates is not None or self.tone is not None):
+            raise ValueError(
+                "data: rows replace the templates, so 'templates' and 'tone' must not be given with it"
+            )
+        if not self.shipped and self.data is None and self.templates is None:
+            raise ValueError(
+                "shipped: false needs templates of your own, under 'templates', or rows, under 'data'"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One member of a set of counterfactuals."""
+
+    cluster: str
+    axis: str
+    term: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Counterfactuals by set, and what was left out."""
+
+    sets: list[list[Sentence]]
+    bad: int
+    notes: list[str]
+
+
+@benchmarks.register("counterfactual")
+class Counterfactual(Benchmark[CounterfactualOptions]):
+    """Does the answer change when only the identity term does?"""
+
+    Options = CounterfactualOptions
+    kinds = frozenset({"causal", "classifier"})
+    sample_type = ClassificationSample  # and DriftSample for causal models
+    headline = ("flip_rate", "score_change", "token_gap", "continuation_kl", "continuation_js")
+
+    def header(self) -> Header:
+        options = self.options
+        sets = self._sets().sets
+        if options.data is not None:
+            dataset = f"{options.data.path}, identity terms swapped"
+        else:
+            origins = [*(["the project's held-out templates"] if options.shipped else []), options.templates]
+            dataset = " and ".join(str(o) for o in origins if o) + " x identity terms"
+        texts = chr(0).join(s.text for group in sets for s in group)
+        return Header(
+            dataset=dataset,
+            revision=f"sha256 {hashlib.sha256(texts.encode()).hexdigest()[:16]}",
+            licence="that of the files" if options.data or options.templates else "Apache-2.0",
+            method=f"{len(sets)} sentences, each with every fitting term of an axis; all pairs of terms of one axis "
+            "are compared; templates, or rows, are resampled whole",
+            deviations="all pairs of terms, and sentences of every tone, unlike Garg et al. 2019",
+        )
+
+    def score(self, subject: Subject, *, seed: int, progress: Progress) -> Scored:
+        """Run the model over all variants.
+
+        Raises:
+            DataError: no sentence has two variants; or a file that cannot be used.
+        """
+        found = self._sets()
+        sets = found.sets
+        if self.options.limit is not None and self.options.limit < len(sets):
+            keep = np.sort(np.random.default_rng(seed).choice(len(sets), self.options.limit, replace=False))
+            sets = [sets[i] for i in keep]
+        run = self._classify if subject.kind == "classifier" else self._continue
+        samples, errors, notes = run(subject, sets, progress)
+        given = sum(map(len, sets)) + found.bad
+        counts = Counts(given=given, scored=len(samples), skipped=found.bad, errored=errors)
+        return Scored(samples, counts, found.notes + notes)
+
+    def measure(self, samples: pd.DataFrame, *, seed: int) -> list[Measurement]:
+        values: dict[str, Any] = {"resamples": self.options.resamples}
+        name = "counterfactual" if "scores" in samples.columns else "continuation"
+        if name == "counterfactual":
+            values["positive"] = self.options.positive
+        family = metrics.get(name)
+        return family(family.Options.model_validate(values)).measure(samples, seed=seed)
+
+    def _sets(self) -> Sets:
+        options = self.options
+        lexicon = load_lexicon(options.lexicon, shipped=options.shipped or options.lexicon is None)
+        if options.data is not None:
+            return _swapped_rows(options, lexicon if options.axes is None else lexicon.only(options.axes))
+        templates = load_templates(options.templates, shipped=options.shipped)
+        chosen = frames(
+            [t for t in templates if options.tone in (None, t.tone)],
+            lexicon,
+            split="heldout",
+            axes=options.axes,
+        )
+        if not chosen:
+            raise DataError(
+                "counterfactual: no template marked 'split: heldout' fits two terms of one axis; those marked train "
+                "are kept for training"
+            )
+        sets = []
+        for frame in chosen:
+            text = frame.template.text
+            sets.append(
+                [Sentence(text, frame.axis, t.name, frame.template.render(t).text) for t in frame.terms]
+            )
+        return Sets(sets, 0, [])
+
+    def _classify(
+        self, subject: Subject, sets: list[list[Sentence]], progress: Progress
+    ) -> tuple[pd.DataFrame, int, list[str]]:
+        from balora.models.scoring import class_probabilities, truncation_note
+
+        options = self.options
+        sentences = [sentence for group in sets for sentence in group]
+        scored = class_probabilities(
+            subject.model,
+            subject.tokenizer,
+            [s.text for s in sentences],
+            batch_tokens=options.batch_tokens,
+            max_length=options.max_length,
+            progress=progress,
+        )
+        rows = [
+            {**_about(sentence), "label": None, "scores": scores.tolist()}
+            for sentence, scores in zip(sentences, scored.probabilities, strict=True)
+            if not np.isnan(scores).any()
+        ]
+        notes = [f"{sentences[i].text!r}: {why}" for i, why in list(scored.errors.items())[:_SHOWN]]
+        notes += truncation_note(scored, options.max_length, len(sentences))
+        return ClassificationSample.frame(rows), len(scored.errors), notes
+
+    def _continue(
+        self, subject: Subject, sets: list[list[Sentence]], progress: Progress
+    ) -> tuple[pd.DataFrame, int, list[str]]:
+        """Next-token distributions of each set, against their average."""
+        import torch
+
+        from balora.models.lens import Lens
+        from balora.models.scoring import encode, evaluating, truncation_note
+
+        rows: list[dict[str, Any]] = []
+        notes: list[str] = []
+        errors = 0
+        sentences = [sentence for group in sets for sentence in group]
+        encoded = encode(
+            subject.model, subject.tokenizer, [s.text for s in sentences], self.options.max_length
+        )
+        notes += truncation_note(encoded, encoded.limit, len(sentences))
+        start = 0
+        with evaluating(subject.model), torch.inference_mode():
+            lens = Lens(subject.model, subject.kind)
+            for group in sets:
+                members = np.arange(start, start + len(group))
+                start += len(group)
+                numbers = _against_average(subject, lens, encoded, members, self.options.batch_tokens)
+                bad = ~np.isfinite(numbers).all(axis=1)
+                if bad.any():  # an average over fewer terms would be another number
+                    errors += len(group)
+                    at = group[int(bad.argmax())]
+                    notes.append(f"{at.text!r}: next-token distribution is not finite; its set is left out")
+                else:
+                    rows += [
+                        {
+                            **_about(sentence),
+                            "layer": None,
+                            "layers": None,
+                            "kl": kl,
+                            "js": js,
+                            "rank_change": rank,
+                        }
+                        for sentence, (kl, js, rank) in zip(group, numbers.tolist(), strict=True)
+                    ]
+                progress(start, len(sentences))
+        frame = DriftSample.frame([{k: v for k, v in row.items() if k != "variant"} for row in rows])
+        return frame, errors, notes[:_SHOWN]
+
+
+def _about(sentence: Sentence) -> dict[str, Any]:
+    return {
+        "id": f"{sentence.cluster}/{sentence.axis}/{sentence.term}",
+        "groups": [f"{sentence.axis}={sentence.term}"],
+        "cluster": sentence.cluster,
+        "variant": sentence.term,
+    }
+
+
+def _swapped_rows(options: CounterfactualOptions, lexicon: Lexicon) -> Sets:
+    """Each row that mentions a term, with its variants, by axis and term mentioned."""
+    assert options.data is not None
+    rows = read_rows(options.data, [options.text])
+    sets: list[list[Sentence]] = []
+    without = 0
+    for index, row in enumerate(rows.rows):
+        text, cluster = row[options.text], str(rows.lines[index])
+        made = variants(text, lexicon)
+        if not made:
+            without += 1
+        mentioned = list(dict.fromkeys((v.axis, v.source) for v in made))
+        for axis, source in mentioned:
+            # A row with two terms of one axis gives two sets, for swapping both at once is another question.
+            alone = sum(a == axis for a, _ in mentioned) == 1
+            name = cluster if alone else f"{cluster} {source}"
+            swaps = [(v.target, v.text) for v in made if (v.axis, v.source) == (axis, source)]
+            sets.append([Sentence(name, axis, term, version) for term, version in [(source, text), *swaps]])
+    if not sets:
+        raise DataError(
+            f"{rows.path}: none of its {len(rows):,} rows mentions an identity term that can be swapped"
+        )
+    notes = list(rows.notes)
+    if without:
+        notes.append(
+            f"{rows.path}: {without:,} of {len(rows):,} rows mention no identity term that can be swapped"
+        )
+    return Sets(sets, len(rows.bad) + without, notes)
+
+
+def _against_average(
+    subject: Subject, lens: Any, encoded: EncodedTexts, members: np.ndarray, batch_tokens: int
+) -> np.ndarray:
+    """(k, [kl, js, rank_change]) of each member's distributions to the average, mean over the places compared."""
+    import torch
+
+    from balora.models.lens import divergences
+    from balora.models.scoring import batches, pad
+
+    ids = [encoded.ids[i] for i in members]
+    places = _common_ending(ids) + 1  # the one before the common ending is the term's last token
+    states: dict[int, Any] = {}  # member -> (places, d)
+    for chosen in batches(np.array([len(row) for row in ids]), batch_tokens):
+        inputs = pad([ids[i] for i in chosen], subject.tokenizer, subject.model)
+        device = inputs["input_ids"].device
+        ends = torch.tensor([len(ids[i]) for i in chosen])
+        positions = (ends[:, None] + torch.arange(-places, 0)).flatten()
+        rows = torch.arange(len(chosen)).repeat_interleave(places)
+        final = lens.states(inputs, rows.to(device), positions.to(device)).final
+        states.update(zip(chosen.tolist(), final.split(places), strict=True))
+    total = np.zeros((len(ids), 3))
+    for place in range(places):
+        log_p = lens.log_probs(torch.stack([states[i][place] for i in range(len(ids))]), final=True)  # (k, V)
+        average = (log_p.logsumexp(dim=0) - np.log(len(ids))).expand_as(log_p)
+        kl, js, _ = divergences(log_p, average)
+        _, _, fall = divergences(average, log_p)
+        total += torch.stack([kl, js, fall], dim=1).cpu().numpy()
+    return total / places
+
+
+def _common_ending(ids: list[np.ndarray]) -> int:
+    """How many last tokens all rows share, short of the shortest row."""
+    most = min(len(row) for row in ids) - 1
+    same = 0
+    while same < most and len({int(row[-1 - same]) for row in ids}) == 1:
+        same += 1
+    return same

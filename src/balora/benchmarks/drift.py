@@ -1,0 +1,300 @@
+"""How far an adapted model has moved from its base: divergence of posteriors, at the output and layer by layer.
+
+Dataset: prompts of the user's file, or the project's own held-out sentence templates filled with its identity terms
+(Apache-2.0). Revision: a hash of the prompts.
+Sample: one prompt at one layer, or at the output: KL(base || adapted), Jensen-Shannon divergence, and the rank that the
+base's first choice has in the adapted model, averaged over the prompt's places. Places: every token of a causal
+model's prompt; for a masked model up to ``masked_places`` evenly spaced tokens, each masked alone; for a classifier
+the text as a whole.
+Metrics: family ``drift``. Its ideal of 0 means "unchanged": right for what fine-tuning should not touch.
+By layer: the logit lens (nostalgebraist 2020) of either model, each with its own final norm and head. Differences: no
+tuned lens; a masked model's or classifier's head takes the place of the LM head.
+A classifier's base has, as a rule, no trained head, and the divergence from chance answers would say nothing about
+drift: base and adapted encoder are therefore read through the adapted model's head unless ``classifier_head`` is
+``own``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from balora.benchmarks import Benchmark, BenchmarkOptions, Header, Progress, Scored, benchmarks
+from balora.config import DataSource
+from balora.data.identity import frames, load_lexicon, load_templates
+from balora.data.loading import read_rows
+from balora.errors import ModelError
+from balora.metrics import metrics
+from balora.results import Counts, DriftSample, Measurement
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from balora.models import Subject
+    from balora.models.lens import Lens
+    from balora.models.scoring import EncodedTexts
+
+_SHOWN = 20
+_CHUNK = 8_000_000  # probabilities of one model held at a time (64 MB)
+
+
+class DriftOptions(BenchmarkOptions):
+    """Options of the drift benchmark."""
+
+    prompts: DataSource | None = Field(
+        default=None, description="rows with prompts; default: the project's own sentences"
+    )
+    text: str = Field(default="text", description="column of the prompts")
+    cluster: str | None = Field(default=None, description="column whose equal values are resampled together")
+    layers: bool = Field(default=True, description="also read every layer by the logit lens, where it can be")
+    masked_places: int = Field(
+        default=8, ge=1, description="masked models: tokens masked in a prompt, one at a time"
+    )
+    classifier_head: Literal["adapted", "own"] = Field(
+        default="adapted",
+        description="classifiers: head that reads the base, the 'adapted' model's or its 'own'",
+    )
+    departure_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="a model departs at the first layer with this share of the output's KL",
+    )
+    max_length: int | None = Field(
+        default=None, ge=2, description="tokens kept of a prompt; default: the model's context"
+    )
+    resamples: int = Field(default=2000, ge=40, description="bootstrap resamples")
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    ids: list[str]
+    texts: list[str]
+    clusters: list[str | None]
+    bad: int
+    notes: list[str]
+
+    def limited(self, limit: int | None, seed: int) -> _Prompts:
+        if limit is None or limit >= len(self.texts):
+            return self
+        keep = np.sort(np.random.default_rng(seed).choice(len(self.texts), limit, replace=False))
+        ids, texts, clusters = ([values[i] for i in keep] for values in (self.ids, self.texts, self.clusters))
+        return replace(self, ids=ids, texts=texts, clusters=clusters)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A batch to run: token rows, and the places to read; ``prompt[i]`` says whose place i is."""
+
+    inputs: dict[str, Tensor]
+    rows: Tensor  # (places,)
+    positions: Tensor  # (places,)
+    prompt: Tensor  # (places,)
+
+
+@benchmarks.register("drift")
+class Drift(Benchmark[DriftOptions]):
+    """How far have the posteriors moved from the base model's, and from which layer on?"""
+
+    Options = DriftOptions
+    kinds = frozenset({"causal", "masked", "classifier"})
+    sample_type = DriftSample
+    headline = ("kl", "js", "rank_change", "departure_layer")
+
+    def header(self) -> Header:
+        options = self.options
+        prompts = self._prompts()
+        heads = {"adapted": "the adapted model's", "own": "its own"}
+        return Header(
+            dataset=options.prompts.path
+            if options.prompts
+            else "the project's held-out templates x identity terms",
+            revision=f"sha256 {hashlib.sha256(chr(0).join(prompts.texts).encode()).hexdigest()[:16]}",
+            licence="that of the file" if options.prompts else "Apache-2.0",
+            method="KL(base || adapted) and Jensen-Shannon divergence in nats, mean over places, then over prompts; "
+            + ("output, and every layer by the logit lens" if options.layers else "output only")
+            + f"; a classifier's base is read through {heads[options.classifier_head]} head",
+        )
+
+    def score(self, subject: Subject, *, seed: int, progress: Progress) -> Scored:
+        """Compare the model with its base on every prompt.
+
+        Raises:
+            DataError: the prompts cannot be read.
+            ModelError: a masked model's tokenizer has no mask token.
+        """
+        import torch
+
+        from balora.models.lens import Lens
+        from balora.models.scoring import encode, evaluating, truncation_note
+
+        prompts = self._prompts().limited(self.options.limit, seed)
+        encoded = encode(subject.model, subject.tokenizer, prompts.texts, self.options.max_length)
+        notes = prompts.notes + truncation_note(encoded, encoded.limit, len(prompts.texts))
+        sums = _Sums(len(prompts.texts))
+        done: set[int] = set()
+        with evaluating(subject.model), torch.inference_mode():
+            lens = Lens(subject.model, subject.kind)
+            if self.options.layers and not lens.by_layer:
+                notes.append(
+                    f"{type(lens.inner).__name__} cannot be read by layer; only its output is compared"
+                )
+            for reading in self._readings(subject, encoded):
+                self._compare(subject, lens, reading, sums)
+                done.update(reading.prompt.tolist())
+                progress(len(done), len(prompts.texts))
+        samples = []
+        for i, (name, cluster) in enumerate(zip(prompts.ids, prompts.clusters, strict=True)):
+            if i not in sums.errors:
+                samples += [
+                    {"id": name, "groups": [], "cluster": cluster, "layers": sums.layers, **row}
+                    for row in sums.rows(i)
+                ]
+        notes += [f"prompt {prompts.ids[i]}: {why}" for i, why in sorted(sums.errors.items())[:_SHOWN]]
+        given = len(prompts.texts) + prompts.bad
+        counts = Counts(
+            given=given,
+            scored=len(prompts.texts) - len(sums.errors),
+            skipped=prompts.bad,
+            errored=len(sums.errors),
+        )
+        return Scored(DriftSample.frame(samples), counts, notes)
+
+    def measure(self, samples: pd.DataFrame, *, seed: int) -> list[Measurement]:
+        family = metrics.get("drift")
+        values = {"resamples": self.options.resamples, "departure_share": self.options.departure_share}
+        return family(family.Options.model_validate(values)).measure(samples, seed=seed)
+
+    def _prompts(self) -> _Prompts:
+        options = self.options
+        if options.prompts is not None:
+            extra = [options.cluster] if options.cluster else []
+            rows = read_rows(options.prompts, [options.text], extra)
+            ids = [str(line) for line in rows.lines]
+            texts = [row[options.text] for row in rows.rows]
+            clusters = [
+                None if not extra or row[extra[0]] is None else str(row[extra[0]]) for row in rows.rows
+            ]
+            bad, notes = len(rows.bad), list(rows.notes)
+        else:
+            ids, texts, clusters, bad, notes = [], [], [], 0, []
+            for number, frame in enumerate(frames(load_templates(), load_lexicon(), split="heldout")):
+                for term in frame.terms:
+                    ids.append(f"{number}/{frame.axis}/{term.name}")
+                    texts.append(frame.template.render(term).text)
+                    clusters.append(frame.template.text)
+        return _Prompts(ids, texts, clusters, bad, notes)
+
+    def _readings(self, subject: Subject, encoded: EncodedTexts) -> Any:
+        """Batches within the token budget."""
+        import torch
+
+        from balora.models.scoring import batches, pad
+
+        tokenizer = subject.tokenizer
+        owner = np.arange(len(encoded.ids))
+        ids, places = encoded.ids, [np.arange(len(row)) for row in encoded.ids]
+        if subject.kind == "masked":
+            if tokenizer.mask_token_id is None:
+                raise ModelError(
+                    f"model {subject.name!r}: its tokenizer has no mask token, which a masked model needs"
+                )
+            ids, places, owner = _masked_rows(encoded, tokenizer, self.options.masked_places)
+        elif subject.kind == "classifier":
+            places = [np.zeros(1, dtype=np.int64) for _ in ids]
+        lengths = np.array([len(row) for row in ids])
+        for chosen in batches(lengths, self.options.batch_tokens):
+            counts = [len(places[i]) for i in chosen]
+            inputs = pad([ids[i] for i in chosen], tokenizer, subject.model)
+            device = inputs["input_ids"].device
+            yield _Reading(
+                inputs=inputs,
+                rows=torch.from_numpy(np.repeat(np.arange(len(chosen)), counts)).to(device),
+                positions=torch.from_numpy(np.concatenate([places[i] for i in chosen])).to(device),
+                prompt=torch.from_numpy(np.repeat(owner[chosen], counts)),
+            )
+
+    def _compare(self, subject: Subject, lens: Lens, reading: _Reading, sums: _Sums) -> None:
+        """Add the divergences at every place and layer of a batch."""
+        from balora.models.lens import Lens as NewLens
+        from balora.models.lens import divergences
+
+        own_head = subject.kind != "classifier" or self.options.classifier_head == "own"
+        adapted = lens.states(reading.inputs, reading.rows, reading.positions)
+        with subject.as_base() as model:
+            base = NewLens(model, subject.kind).states(reading.inputs, reading.rows, reading.positions)
+        mask = reading.inputs["attention_mask"][reading.rows] if subject.kind == "classifier" else None
+        layers = len(adapted.layers) if self.options.layers else 0
+        pairs: list[tuple[int | None, Tensor, Tensor]] = [
+            (i, base.layers[i], adapted.layers[i]) for i in range(layers)
+        ]
+        pairs.append((None, base.final, adapted.final))
+        sums.layers = len(adapted.layers) or None
+        step = max(1, _CHUNK // lens.width)
+        for layer, base_states, states in pairs:
+            for start in range(0, len(states), step):
+                part = slice(start, start + step)
+                part_mask = None if mask is None else mask[part]
+                log_q = lens.log_probs(states[part], final=layer is None, mask=part_mask)
+                if own_head:
+                    with subject.as_base() as model:
+                        log_p = NewLens(model, subject.kind).log_probs(
+                            base_states[part], final=layer is None, mask=part_mask
+                        )
+                else:
+                    log_p = lens.log_probs(base_states[part], final=layer is None, mask=part_mask)
+                sums.add(layer, reading.prompt[part], divergences(log_p, log_q))
+
+
+def _masked_rows(
+    encoded: EncodedTexts, tokenizer: Any, most: int
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """For each prompt, copies with one of up to ``most`` evenly spaced ordinary tokens masked, and where that is."""
+    special = np.array(sorted(tokenizer.all_special_ids))
+    ids, places, owner = [], [], []
+    for prompt, row in enumerate(encoded.ids):
+        ordinary = np.flatnonzero(~np.isin(row, special))
+        if not ordinary.size:
+            ordinary = np.arange(len(row))
+        picks = ordinary[
+            np.unique(np.linspace(0, ordinary.size - 1, min(most, ordinary.size)).round().astype(int))
+        ]
+        for place in picks:
+            masked = row.copy()
+            masked[place] = tokenizer.mask_token_id
+            ids.append(masked)
+            places.append(np.array([place]))
+            owner.append(prompt)
+    return ids, places, np.array(owner, dtype=np.int64)
+
+
+class _Sums:
+    """Divergences summed over the places of each prompt, by layer (None: the output)."""
+
+    def __init__(self, prompts: int) -> None:
+        self.prompts = prompts
+        self.layers: int | None = None
+        self.sums: dict[int | None, np.ndarray] = {}  # layer -> (prompts, [places, kl, js, rank])
+        self.errors: dict[int, str] = {}
+
+    def add(self, layer: int | None, prompt: Tensor, values: Sequence[Tensor]) -> None:
+        table = self.sums.setdefault(layer, np.zeros((self.prompts, 4)))
+        numbers = np.stack([np.ones(len(prompt)), *(v.cpu().numpy() for v in values)], axis=1)  # (places, 4)
+        where = prompt.numpy()
+        np.add.at(table, where, numbers)
+        for i in np.unique(where[~np.isfinite(numbers).all(axis=1)]):
+            at = "the output" if layer is None else f"layer {layer} of {self.layers} (0 = embeddings)"
+            self.errors.setdefault(int(i), f"log-probabilities are not finite, first at {at}")
+
+    def rows(self, prompt: int) -> list[dict[str, Any]]:
+        rows = []
+        for layer, table in self.sums.items():
+            places, kl, js, rank = table[prompt]
+            rows.append({"layer": layer, "kl": kl / places, "js": js / places, "rank_change": rank / places})
+        return rows

@@ -1,0 +1,303 @@
+"""Group fairness of a classifier on labelled rows.
+
+Dataset: the user's own file (revision: SHA-256 of the rows read; licence: the file's own).
+Sample: one text with its true class, the model's class probabilities, and the groups it belongs to: values of group
+columns, and/or the identity terms that the text mentions.
+Metrics: families ``rates`` (accuracy, selection and error rates by group and their gaps), ``subgroup_auc`` (subgroup,
+BPSN and BNSP AUC) and ``calibration``. Definitions follow fairlearn and Borkan et al. 2019.
+Differences from fairlearn: groups may overlap, so a group's rate is over all its members and samples in no group count
+for the overall numbers alone; a rate without denominator is undefined and not 0; groups below ``min_group`` are listed
+and not compared. Differences from the Jigsaw benchmark's code: groups come from columns or literal terms instead of
+crowd annotations, and ties in score count half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, model_validator
+
+from balora.benchmarks import Benchmark, BenchmarkOptions, Header, Progress, Scored, benchmarks
+from balora.config import Columns, DataSource
+from balora.data.identity import Lexicon, Term, find_terms, load_lexicon
+from balora.data.loading import Rows, read_rows
+from balora.errors import ModelError, UsageError, unknown_name
+from balora.metrics import metrics
+from balora.results import ClassificationSample, Counts, Measurement
+
+if TYPE_CHECKING:
+    from balora.models import Subject
+
+FAMILIES = ("rates", "subgroup_auc", "calibration")
+_SHOWN = 20
+
+
+class GroupFairnessOptions(BenchmarkOptions):
+    """Options of the group_fairness benchmark.
+
+    Two ways to say what a positive is. Where the data's labels are the model's classes, ``positive`` names the positive
+    ones. Where they are not (toxic / not toxic for a model of three classes), ``positive_labels`` lists the labels of
+    the data that are positive and ``positive`` the model's classes that answer to them; samples are then binary.
+    """
+
+    data: DataSource = Field(description="labelled rows")
+    columns: Columns = Field(default=Columns(), description="columns of text, label and groups")
+    labels: list[str] | None = Field(
+        default=None, min_length=2, description="class names in order of their ids; default: labels are ids"
+    )
+    positive: list[int | str] = Field(
+        default=[1],
+        min_length=1,
+        description="classes of the model that are the positive outcome, by id or by name",
+    )
+    positive_labels: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="labels of the data that are positive, where they are not the model's",
+    )
+    groups_from_terms: list[str] | str | None = Field(
+        default=None,
+        description="groups by identity terms in the text (axis 'term'): 'lexicon', a YAML file of terms, or a list",
+    )
+    cluster: str | None = Field(default=None, description="column whose equal values are resampled together")
+    threshold: float = Field(
+        default=0.5, gt=0, lt=1, description="score from which a sample is predicted positive"
+    )
+    min_group: int = Field(
+        default=20, ge=1, description="groups with fewer samples are listed as not assessed"
+    )
+    bins: int = Field(default=10, ge=2, description="bins of the calibration error")
+    max_length: int | None = Field(
+        default=None, ge=2, description="tokens kept of a text; default: the model's context"
+    )
+    resamples: int = Field(default=2000, ge=40, description="bootstrap resamples")
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> GroupFairnessOptions:
+        for item in self.positive:
+            if isinstance(item, str) and self.labels is None:
+                raise ValueError(
+                    f"positive: {item!r} is a name, so 'labels' must list the classes in order of their ids"
+                )
+            if isinstance(item, str) and item not in (self.labels or ()):
+                raise ValueError(f"positive: {unknown_name('class', item, self.labels or ())}")
+            if isinstance(item, int) and self.labels is not None and not 0 <= item < len(self.labels):
+                raise ValueError(
+                    f"positive: got class {item}, expected an id from 0 to {len(self.labels) - 1}"
+                )
+        return self
+
+    @property
+    def positive_ids(self) -> list[int]:
+        """The model's positive classes by id."""
+        return sorted(
+            {item if isinstance(item, int) else (self.labels or []).index(item) for item in self.positive}
+        )
+
+
+@benchmarks.register("group_fairness")
+class GroupFairness(Benchmark[GroupFairnessOptions]):
+    """Do a classifier's accuracy, errors, selection and calibration differ between groups?"""
+
+    Options = GroupFairnessOptions
+    kinds = frozenset({"classifier"})
+    sample_type = ClassificationSample
+    headline = (
+        "false_positive_rate_spread",
+        "false_positive_rate_difference",
+        "equalized_odds_difference",
+        "demographic_parity_difference",
+        "accuracy_difference",
+        "bpsn_auc_power_mean",
+        "auc",
+        "accuracy",
+        "macro_f1",
+    )
+
+    def header(self) -> Header:
+        options = self.options
+        groups = [f"column {c!r}" for c in options.columns.groups]
+        if options.groups_from_terms is not None:
+            given = options.groups_from_terms
+            groups.append(
+                f"identity terms in the text ({'own list' if isinstance(given, list) else given}, matched literally)"
+            )
+        return Header(
+            dataset=options.data.path,
+            revision=_file_digest(options.data.path),
+            licence="that of the file",
+            method=f"classes {options.positive} are positive from score {options.threshold:g}; groups by "
+            f"{' and '.join(groups) or 'nothing: no groups are given'}; groups under {options.min_group} samples are "
+            "not assessed",
+            deviations="groups may overlap; a rate without denominator is undefined, not 0; the interval of a largest "
+            "gap is a simultaneous bootstrap, for BCa fails where many groups are alike",
+        )
+
+    def score(self, subject: Subject, *, seed: int, progress: Progress) -> Scored:
+        """Classify the rows.
+
+        Raises:
+            DataError: the file, a column or too many rows cannot be used; names file and line.
+            ModelError: the model's classes are not those of the options.
+        """
+        from balora.models.scoring import class_probabilities, truncation_note
+
+        options = self.options
+        _check_classes(subject, options)
+        columns = options.columns
+        extra = [*columns.groups, *([options.cluster] if options.cluster else [])]
+        rows = read_rows(options.data, [columns.text, columns.label], extra)
+        notes = list(rows.notes)
+        chosen = np.arange(len(rows))
+        if options.limit is not None and options.limit < len(rows):
+            chosen = np.sort(np.random.default_rng(seed).choice(len(rows), options.limit, replace=False))
+        labels, label_notes = _labels(rows, options)
+        notes += label_notes
+        texts = [rows.rows[i][columns.text] for i in chosen]
+        scored = class_probabilities(
+            subject.model,
+            subject.tokenizer,
+            texts,
+            batch_tokens=options.batch_tokens,
+            max_length=options.max_length,
+            progress=progress,
+        )
+        notes += [f"{rows.where(int(chosen[i]))}: {why}" for i, why in list(scored.errors.items())[:_SHOWN]]
+        notes += truncation_note(scored, options.max_length, len(texts))
+        one_file = len({origin.path for origin in rows.origins}) == 1
+        finder = _term_finder(options.groups_from_terms)
+        samples = [
+            {
+                "id": str(rows.lines[i]) if one_file else rows.where(int(i)),
+                "groups": _groups(rows.rows[i], columns.groups) + finder(text),
+                "label": labels[i],
+                "scores": _binary(scores, options)
+                if options.positive_labels is not None
+                else scores.tolist(),
+                "cluster": None if options.cluster is None else _text(rows.rows[i][options.cluster]),
+            }
+            for i, text, scores in zip(chosen, texts, scored.probabilities, strict=True)
+            if not np.isnan(scores).any()
+        ]
+        notes += _small_groups(samples, options.min_group)
+        given = len(texts) + len(rows.bad)
+        counts = Counts(given=given, scored=len(samples), skipped=len(rows.bad), errored=len(scored.errors))
+        return Scored(ClassificationSample.frame(samples), counts, notes)
+
+    def measure(self, samples: pd.DataFrame, *, seed: int) -> list[Measurement]:
+        options = self.options
+        values: dict[str, Any] = {
+            "positive": [1] if options.positive_labels is not None else options.positive_ids,
+            "min_group": options.min_group,
+            "resamples": options.resamples,
+        }
+        own: dict[str, dict[str, Any]] = {
+            "rates": {"threshold": options.threshold},
+            "calibration": {"bins": options.bins},
+        }
+        found: list[Measurement] = []
+        for name in FAMILIES:
+            family = metrics.get(name)
+            given = family.Options.model_validate({**values, **own.get(name, {})})
+            found += family(given).measure(samples, seed=seed)
+        return found
+
+
+def _check_classes(subject: Subject, options: GroupFairnessOptions) -> None:
+    """The model has the classes that the options speak of."""
+    from balora.models.scoring import plain
+
+    config = plain(subject.model).config
+    classes = int(config.num_labels)
+    if classes < 2:
+        raise ModelError(
+            f"model {subject.name!r}: has {classes} output, group_fairness needs a classifier of two or more"
+        )
+    names = [str(config.id2label[i]) for i in range(classes)]
+    if options.labels is not None and len(options.labels) != classes:
+        raise ModelError(
+            f"model {subject.name!r}: has {classes} classes ({', '.join(names)}), but labels names "
+            f"{len(options.labels)} ({', '.join(options.labels)})"
+        )
+    outside = [c for c in options.positive_ids if c >= classes]
+    if outside or len(options.positive_ids) == classes:
+        raise ModelError(
+            f"model {subject.name!r}: positive is {options.positive}, but the model's classes are "
+            f"{', '.join(f'{i} ({name})' for i, name in enumerate(names))}; name at least one of them, and not all"
+        )
+
+
+def _labels(rows: Rows, options: GroupFairnessOptions) -> tuple[list[int], list[str]]:
+    """The class of every row: of the model's classes, or 1 for a positive label and 0 for any other."""
+    column = options.columns.label
+    if options.positive_labels is None:
+        from balora.data.labels import read_labels
+
+        read = read_labels(rows, column, options.labels)
+        return [int(i) for i in read.ids], read.notes
+    found = Counter(_text(row[column]) for row in rows.rows)
+    missing = [label for label in options.positive_labels if label not in found]
+    if len(missing) == len(options.positive_labels):
+        raise UsageError(
+            f"positive_labels: got {options.positive_labels}, but column {column!r} of {rows.path} holds "
+            f"{', '.join(sorted(str(f) for f in found)[:10])}"
+        )
+    notes = [f"{rows.path}: no row has the label {label}" for label in missing]
+    return [int(_text(row[column]) in options.positive_labels) for row in rows.rows], notes
+
+
+def _binary(scores: Any, options: GroupFairnessOptions) -> list[float]:
+    """Probabilities of negative and positive."""
+    positive = float(scores[options.positive_ids].sum())
+    return [max(0.0, 1.0 - positive), min(1.0, positive)]
+
+
+def _groups(row: dict[str, Any], columns: list[str]) -> list[str]:
+    return [f"{column}={_text(row[column])}" for column in columns if row[column] is not None]
+
+
+def _text(value: Any) -> str | None:
+    """A cell as text; a whole float is what a data frame makes of an integer beside a gap."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return None if value is None else str(value)
+
+
+def _term_finder(given: list[str] | str | None) -> Any:
+    """Function from a text to its memberships along the axis 'term'."""
+    if given is None:
+        return lambda text: []
+    if isinstance(given, list):
+        lexicon = Lexicon(tuple(Term("term", name, {"adjective": (name,)}) for name in dict.fromkeys(given)))
+    elif given == "lexicon":
+        lexicon = load_lexicon()
+    else:
+        lexicon = load_lexicon(Path(given), shipped=False)
+    return lambda text: [f"term={name}" for name in dict.fromkeys(m.term for m in find_terms(text, lexicon))]
+
+
+def _small_groups(samples: list[dict[str, Any]], min_group: int) -> list[str]:
+    """One line that lists the groups too small to assess."""
+    sizes = Counter(group for sample in samples for group in sample["groups"])
+    small = sorted(group for group, n in sizes.items() if n < min_group)
+    if not sizes:
+        return ["no sample belongs to a group, so groups cannot be compared"]
+    if not small:
+        return []
+    shown = ", ".join(f"{g} ({sizes[g]})" for g in small[:_SHOWN]) + (", ..." if len(small) > _SHOWN else "")
+    return [
+        f"{len(small)} of {len(sizes)} groups have fewer than {min_group} samples and are not assessed: {shown}"
+    ]
+
+
+def _file_digest(path: str) -> str:
+    file = Path(path)
+    if not file.is_file():
+        return "as found by its name"
+    with file.open("rb") as stream:
+        return f"sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"

@@ -1,0 +1,158 @@
+"""Does the answer change when only the identity term changes?
+
+Two families: for classifiers' answers to a sentence with its term swapped, and for what a causal model says after the
+term. Samples of one cluster (a template, or a row of the user's) and one axis are each other's counterfactuals; their
+``variant`` names the term.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from balora.data.outcomes import OutcomeOptions, read_outcomes
+from balora.errors import DataError
+from balora.metrics import MetricFamily, MetricInfo, metrics
+from balora.plugins import PluginOptions
+from balora.results import ClassificationSample, DriftSample, Measurement, measured, undefined
+from balora.stats.joint import bootstrap_sums
+
+Floats = NDArray[np.float64]
+
+_INTERVAL = "BCa bootstrap over clusters (templates, or rows); n is their number"
+_NO_PAIRS = "no cluster has two variants on one axis"
+
+
+@metrics.register("counterfactual")
+class CounterfactualMetrics(MetricFamily[OutcomeOptions]):
+    """Changes of a classifier's answer over identity terms, overall and by axis."""
+
+    Options = OutcomeOptions
+    sample_type = ClassificationSample
+    metrics = (
+        MetricInfo("flip_rate", "share of pairs of counterfactuals whose most probable classes differ",
+                   0.0, 1.0, 0.0, _NO_PAIRS, _INTERVAL,
+                   "Prabhakaran et al. 2019, section 3 (label distance), over pairs"),
+        MetricInfo("score_change", "mean over pairs of counterfactuals of half the summed absolute difference of their "
+                   "class probabilities (with two classes: the absolute change of the score)",
+                   0.0, 1.0, 0.0, _NO_PAIRS, _INTERVAL, "total variation distance"),
+        MetricInfo("token_gap", "counterfactual token fairness gap: mean over texts of the mean absolute difference "
+                   "between the text's positive score and those of its counterfactuals",
+                   0.0, 1.0, 0.0, _NO_PAIRS, _INTERVAL, "Garg et al. 2019, section 2"),
+        MetricInfo("score_range", "mean over clusters and axes of the largest minus the smallest positive score",
+                   0.0, 1.0, 0.0, _NO_PAIRS, _INTERVAL, "Prabhakaran et al. 2019, section 3"),
+    )  # fmt: skip
+
+    def measure(self, samples: pd.DataFrame, *, seed: int) -> list[Measurement]:
+        outcomes = read_outcomes(samples, self.options.positive)
+        sets = _sets(samples)
+        rows = [
+            _classifier_sums(outcomes.scores[i], outcomes.predicted[i], outcomes.score[i]) for _, _, i in sets
+        ]
+        return _ratios(self.metrics, rows, sets, self.options.resamples, seed)
+
+
+class ContinuationOptions(PluginOptions):
+    """Options of the continuation metrics."""
+
+    resamples: int = Field(default=2000, ge=40, description="bootstrap resamples")
+
+
+@metrics.register("continuation")
+class ContinuationMetrics(MetricFamily[ContinuationOptions]):
+    """Differences between what a causal model says after one identity term and after the others."""
+
+    Options = ContinuationOptions
+    sample_type = DriftSample
+    metrics = (
+        MetricInfo("continuation_kl", "mean over terms of KL(p_term || average over the axis's terms) of the next-"
+                   "token distributions from the term on, in nats: a generalised Jensen-Shannon divergence",
+                   0.0, float("inf"), 0.0, _NO_PAIRS, _INTERVAL,
+                   "Lin 1991, section 5; used as a bias metric by Liang et al. 2021"),
+        MetricInfo("continuation_js", "mean over terms of the Jensen-Shannon divergence of p_term and that average",
+                   0.0, float(np.log(2)), 0.0, _NO_PAIRS, _INTERVAL, "Lin 1991"),
+        MetricInfo("continuation_rank_change", "places that the average's first choice falls after a term, mean over "
+                   "terms", 0.0, float("inf"), 0.0, _NO_PAIRS, _INTERVAL, "the project's own"),
+    )  # fmt: skip
+
+    def measure(self, samples: pd.DataFrame, *, seed: int) -> list[Measurement]:
+        sets = _sets(samples)
+        numbers = samples[["kl", "js", "rank_change"]].to_numpy(np.float64)
+        if not np.isfinite(numbers).all():
+            at = int(np.flatnonzero(~np.isfinite(numbers).all(axis=1))[0])
+            raise DataError(
+                f"sample {samples['id'].iloc[at]!r}: got {numbers[at].tolist()}, expected finite numbers"
+            )
+        rows = [[(float(total), float(len(i))) for total in numbers[i].sum(axis=0)] for _, _, i in sets]
+        return _ratios(self.metrics, rows, sets, self.options.resamples, seed)
+
+
+Set = tuple[str, str, NDArray[np.int64]]  # axis, cluster, samples
+
+
+def _sets(samples: pd.DataFrame) -> list[Set]:
+    """Samples that are each other's counterfactuals: at least two of one cluster and axis."""
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, (groups, cluster) in enumerate(zip(samples["groups"], samples["cluster"], strict=True)):
+        axes = {str(g).partition("=")[0] for g in groups}
+        if pd.isna(cluster) or not axes:
+            raise DataError(
+                f"sample {samples['id'].iloc[i]!r}: cluster is {cluster!r} and groups {list(groups)}, expected the "
+                "cluster that it shares with its counterfactuals and a group such as 'religion=muslim'"
+            )
+        for axis in sorted(axes):
+            found[axis, str(cluster)].append(i)
+    return [(axis, cluster, np.array(i)) for (axis, cluster), i in sorted(found.items()) if len(i) > 1]
+
+
+def _classifier_sums(
+    scores: Floats, predicted: NDArray[np.int64], score: Floats
+) -> list[tuple[float, float]]:
+    """Numerator and denominator that one set adds to each metric: (k, D), (k,), (k,)."""
+    k = len(score)
+    first, second = np.triu_indices(k, 1)
+    pairs = float(first.size)
+    flips = float((predicted[first] != predicted[second]).sum())
+    change = float(np.abs(scores[first] - scores[second]).sum() / 2)
+    gap = float(np.abs(score[first] - score[second]).sum())
+    # Each text's mean over its k - 1 counterfactuals, summed over the k texts: every pair counts in two of them.
+    return [(flips, pairs), (change, pairs), (2 * gap / (k - 1), float(k)), (float(np.ptp(score)), 1.0)]
+
+
+def _ratios(
+    infos: Sequence[MetricInfo],
+    rows: Sequence[Sequence[tuple[float, float]]],
+    sets: Sequence[Set],
+    resamples: int,
+    seed: int,
+) -> list[Measurement]:
+    """Ratios of sums over sets for all axes together and, where there are several, for each."""
+    axes = sorted({axis for axis, _, _ in sets})
+    if not sets:
+        return [undefined(m.name, _NO_PAIRS, ideal=m.ideal) for m in infos]
+    values = np.array(rows)  # (sets, metrics, 2)
+    here = np.array([[axis == a for a in axes] for axis, _, _ in sets])  # (sets, axes)
+    inside = np.concatenate([np.ones((len(sets), 1)), here], axis=1)  # all axes first
+    table = (inside[:, :, None, None] * values[:, None]).reshape(len(sets), -1)
+
+    def statistics(sums: Floats) -> Floats:
+        parts = sums.reshape(len(sums), -1, 2)
+        bottom = parts[..., 1]
+        return np.divide(parts[..., 0], bottom, out=np.full(bottom.shape, np.nan), where=bottom > 0)
+
+    draws = bootstrap_sums(
+        statistics, table, clusters=[cluster for _, cluster, _ in sets], resamples=resamples, seed=seed
+    )
+    found = []
+    for a, axis in enumerate([None, *(axes if len(axes) > 1 else [])]):
+        clusters = len({cluster for name, cluster, _ in sets if axis in (None, name)})
+        for m, info in enumerate(infos):
+            result = draws.bca(a * len(infos) + m)
+            where = {} if axis is None else {"axis": axis}
+            found.append(measured(info.name, result, ideal=info.ideal, n=clusters, slice=where))
+    return found

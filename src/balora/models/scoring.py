@@ -1,0 +1,189 @@
+"""Running a model over many texts: batches by token budget, in order of length, and answers in the order given.
+
+Nothing here trains: ``inference_mode``, no gradient, and whatever mode the model was in is restored. An answer does not
+depend on the batch it was computed in, beyond float noise: rows are padded on the right and masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from balora.data.encoding import Encoder
+from balora.errors import ModelError
+
+Model: TypeAlias = PreTrainedModel | PeftModel
+Progress = Callable[[int, int], None]
+
+# These number positions from pad_token_id + 1, so that their table holds that many texts' tokens fewer.
+_OFFSET_POSITIONS = {
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "xlm-roberta-xl",
+    "data2vec-text",
+    "longformer",
+    "mpnet",
+}
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """A classifier's answers. Rows of texts without a usable answer are NaN, and ``errors`` says why."""
+
+    probabilities: NDArray[np.float64]  # (n, D)
+    errors: dict[int, str] = field(default_factory=dict)  # text -> reason
+    truncated: list[int] = field(default_factory=list)  # texts of which the model saw only the beginning
+
+
+def class_probabilities(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    batch_tokens: int = 8192,
+    max_length: int | None = None,
+    progress: Progress | None = None,
+) -> ClassScores:
+    """Class probabilities of each text, in the order given.
+
+    Args:
+        batch_tokens: tokens in one forward pass, padding included; one text always fits.
+        max_length: tokens kept of a text; never more than the model's context.
+    """
+    encoded = encode(model, tokenizer, texts, max_length)
+    classes = int(plain(model).config.num_labels)
+    probabilities = np.full((len(texts), classes), np.nan)
+    errors: dict[int, str] = {}
+    done = 0
+    with evaluating(model):
+        for rows in batches(encoded.lengths, batch_tokens, single=_one_at_a_time(model)):
+            inputs = pad([encoded.ids[i] for i in rows], tokenizer, model)
+            logits = model(**inputs).logits.double()  # (B, D)
+            finite = torch.isfinite(logits).all(dim=1)
+            probabilities[rows] = logits.softmax(dim=1).cpu().numpy()
+            for at in (~finite).nonzero()[:, 0].tolist():
+                probabilities[rows[at]] = np.nan
+                errors[int(rows[at])] = "logits are not finite" + first_bad_layer(
+                    model, pad([encoded.ids[rows[at]]], tokenizer, model)
+                )
+            done += len(rows)
+            if progress:
+                progress(done, len(texts))
+    return ClassScores(probabilities, dict(sorted(errors.items())), encoded.truncated)
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Texts as token ids within the model's context."""
+
+    ids: list[NDArray[np.int32]]
+    truncated: list[int]
+    limit: int  # tokens that a text may have
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.array([len(row) for row in self.ids], dtype=np.int64)
+
+
+def encode(
+    model: Model, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None = None
+) -> EncodedTexts:
+    """Texts as token ids, cut to ``max_length`` or the model's context, whichever is shorter."""
+    limits = [n for n in (max_length, context_length(model)) if n is not None]
+    encoder = Encoder(tokenizer, min(limits, default=int(tokenizer.model_max_length)))
+    rows = list(encoder.encode(texts))
+    empty = next((i for i, row in enumerate(rows) if len(row.ids) == 0), None)
+    if empty is not None:
+        raise ModelError(f"text {empty} ({texts[empty][:40]!r}) has no tokens for {type(tokenizer).__name__}")
+    return EncodedTexts(
+        [row.ids for row in rows], [i for i, row in enumerate(rows) if row.truncated], encoder.max_length
+    )
+
+
+def truncation_note(encoded: EncodedTexts | ClassScores, limit: int | None, texts: int) -> list[str]:
+    """A line on how many texts were cut, if any were."""
+    cut = len(encoded.truncated)
+    to = f" to {limit} tokens" if limit else " to the model's context"
+    return [f"{cut:,} of {texts:,} texts were cut{to}"] if cut else []
+
+
+def batches(
+    lengths: NDArray[np.int64], batch_tokens: int, *, single: bool = False
+) -> Iterator[NDArray[np.int64]]:
+    """Rows of each batch: longest first, so that what does not fit into memory shows at once."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < order.size:
+        rows = 1 if single else max(1, int(batch_tokens // max(1, lengths[order[start]])))
+        yield order[start : start + rows]
+        start += rows
+
+
+def pad(
+    rows: Sequence[NDArray[np.int32]], tokenizer: PreTrainedTokenizerBase, model: Model
+) -> dict[str, Tensor]:
+    """``input_ids`` and ``attention_mask`` (B, T), padded on the right, on the model's device."""
+    fill = next(t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if t is not None)
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), int(fill), dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.from_numpy(np.asarray(row, dtype=np.int64))
+        mask[i, : len(row)] = 1
+    return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """No gradient and no dropout inside; the model's mode afterwards is what it was."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def context_length(model: Model) -> int | None:
+    """Tokens that the model can place, or None where nothing limits them."""
+    config = plain(model).config.get_text_config()
+    length = getattr(config, "max_position_embeddings", None)
+    if length is None or length <= 0:
+        return None
+    if config.model_type in _OFFSET_POSITIONS:
+        return int(length) - int(config.pad_token_id or 0) - 1
+    return int(length)
+
+
+def plain(model: Model) -> PreTrainedModel:
+    """The transformers model itself; adapters stay in its layers."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def first_bad_layer(model: Model, inputs: dict[str, Tensor]) -> str:
+    """Where the hidden states of one text stop being finite, as the end of a message; empty where they do not."""
+    try:
+        states = model(**inputs, output_hidden_states=True).hidden_states
+    except (TypeError, AttributeError, ValueError):  # a model without hidden states to show
+        return ""
+    for layer, state in enumerate(states or ()):
+        if not torch.isfinite(state).all():
+            return f", first at layer {layer} of {len(states) - 1} (0 = embeddings)"
+    return ""
+
+
+def _one_at_a_time(model: Model) -> bool:
+    """Decoder classifiers without a pad token cannot find the last token of padded rows."""
+    return plain(model).config.pad_token_id is None

@@ -124,8 +124,7 @@ def load_base(
         settings.num_labels = len(labels)
         settings.id2label = dict(enumerate(labels))
         settings.label2id = {label: i for i, label in enumerate(labels)}
-    with _loading(config, f"{kind} model"), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _loading(config, f"{kind} model"), seeded(seed):
         model, info = AUTO_CLASSES[kind].from_pretrained(
             config.path,
             config=settings,
@@ -265,6 +264,23 @@ def adapter_labels(adapter: Path) -> list[str] | None:
         )
     ]
     return [f"LABEL_{i}" for i in range(head[0])] if head else None
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Random numbers start from ``seed`` inside the block, and go on outside as if it had not been.
+
+    Args:
+        seed: seeds the CPU's generator and that of ``device``.
+        device: a CUDA device on which the block draws, too.
+    """
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every CUDA device for good
+        for one in cuda:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 @contextmanager

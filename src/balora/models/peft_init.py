@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from balora.errors import CheckpointError, ConfigError, ModelError
 from balora.models.initial import INITIAL_FOLDER, Factors, read_initial, weights_digest, write_initial
 from balora.models.kinds import kind_of
-from balora.models.loading import head_modules, peft_quiet
+from balora.models.loading import head_modules, peft_quiet, seeded
 from balora.models.targets import ALL_LINEAR, check_rank, find_targets, peft_names
 from balora.models.teacher import (
     FROZEN,
@@ -237,8 +237,7 @@ def _wrap(model: PreTrainedModel, plan: Plan) -> PeftModel:
         use_dora=plan.dora,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in plan.targets.values()),
     )
-    with torch.random.fork_rng(devices=[]), peft_quiet():
-        torch.manual_seed(plan.seed)
+    with seeded(plan.seed, model.device), peft_quiet():
         return get_peft_model(model, config, adapter_name=STUDENT)
 
 
@@ -314,8 +313,8 @@ def _factors(plan: Plan, settings: dict[str, Any], calibrate: Callable[[LoraConf
     if calibrate is not None:
         calibrate(LoraConfig(target_modules=list(plan.targets), **settings))
     factors = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)
+    device = next(iter(plan.targets.values())).weight.device
+    with seeded(plan.seed, device if isinstance(device, torch.device) else None):
         for name, module in plan.targets.items():
             weight = _matrix(module)
             linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")

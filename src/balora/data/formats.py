@@ -98,8 +98,8 @@ def _data_files(folder: Path, source: DataSource) -> list[Path]:
     if not chosen and source.split == "train" and not _SPLIT_NAMES & set(names.values()):
         chosen = files
     if not chosen:
-        found = ", ".join(file.name for file in files[:10])
-        raise DataError(f"{source.path}: no file of split {source.split!r} in this folder; it holds {found}")
+        there = ", ".join(file.name for file in files[:10])
+        raise DataError(f"{source.path}: no file of split {source.split!r} in this folder; it holds {there}")
     return chosen
 
 

@@ -6,12 +6,13 @@ lens"; for classifiers, pooler and classification head take the head's place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, expm1, log1p
 
 from balora.config import ModelKind
 from balora.models.head import head_of
@@ -135,9 +136,10 @@ def divergences(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     In nats; KL is at least 0 and JS at most ln 2 (what rounding puts outside is put back).
     """
     p, q = log_p.exp(), log_q.exp()
-    kl = (p * (log_p - log_q)).sum(dim=-1).clamp(min=0)
-    mean = torch.logaddexp(log_p, log_q) - torch.log(torch.tensor(2.0, dtype=log_p.dtype))
-    js = ((p * (log_p - mean)).sum(dim=-1) + (q * (log_q - mean)).sum(dim=-1)) / 2
+    # As a function of the difference, equal distributions diverge by 0 exactly; beyond 700 nats p or q is 0 anyway.
+    apart = (log_q - log_p).clamp(-700, 700)
+    kl = -(p * apart).sum(dim=-1)
+    js = -(p * log1p(expm1(apart) / 2) + q * log1p(expm1(-apart) / 2)).sum(dim=-1) / 2
     first = log_p.argmax(dim=-1, keepdim=True)
     rank = (log_q > log_q.gather(-1, first)).sum(dim=-1)
-    return kl, js.clamp(0, float(torch.log(torch.tensor(2.0)))), rank.double()
+    return kl.clamp(min=0), js.clamp(0, math.log(2)), rank.double()

@@ -20,12 +20,16 @@ PAIRS = (
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the models `lm` and `encoder` and the data `pairs.jsonl` and `texts.jsonl`."""
+    """A folder with the models `lm`, `encoder` and `t5` and the data `pairs.jsonl` and `texts.jsonl`."""
     from tiny import tiny_model, tiny_tokenizer
 
     root = tmp_path_factory.mktemp("files")
     tokenizer = tiny_tokenizer(prompt + response for prompt, response in PAIRS)
-    for name, arch, task in (("lm", "llama", "causal"), ("encoder", "bert", "masked")):
+    for name, arch, task in (
+        ("lm", "llama", "causal"),
+        ("encoder", "bert", "masked"),
+        ("t5", "t5", "seq2seq"),
+    ):
         model = tiny_model(arch, task, vocab_size=len(tokenizer))  # type: ignore[arg-type]
         model.save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)

@@ -59,6 +59,7 @@ def log(recipe: Recipe) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_processes_do_the_run_of_one_and_stop_together(
     recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PretrainedConfig
@@ -240,6 +242,49 @@ def test_micro_batches_and_devices_add_up_to_the_step() -> None:
         # the first logit is the log of the first probability: the same number with the other sign
         assert sum(float(one.values["parts"]) for one in losses) / devices == pytest.approx(-mean)
         assert sum(one.total.item() for one in losses) / devices == pytest.approx(mean - 0.5 * mean)
+
+
+@given(
+    sizes=st.lists(st.lists(st.integers(0, 4), min_size=2, max_size=2), min_size=1, max_size=4).filter(
+        lambda step: sum(map(sum, step)) > 0
+    ),
+    data=st.data(),
+)
+def test_however_a_step_is_cut_up_loss_and_gradient_are_the_same(
+    sizes: list[list[int]], data: st.DataObject
+) -> None:
+    # sizes[i][j]: label rows of micro-batch i on device j, empty ones included
+    rows = sum(map(sum, sizes))
+    logits = torch.tensor(
+        data.draw(st.lists(st.lists(st.floats(-4, 4), min_size=3, max_size=3), min_size=rows, max_size=rows))
+    )
+    labels = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=rows, max_size=rows)))
+    teacher_logits = logits.roll(1, dims=1)
+    objective = Objective(
+        "classifier", terms("nlu", 3, consistency={}), lambda: FixedTeacher(FixedClassifier([[1.0]]))
+    )
+
+    def contribution(start: int, end: int, part: StepPart) -> tuple[Tensor, Tensor]:
+        model = FixedClassifier([[1.0]])
+        model.values = nn.Parameter(logits[start:end].clone())
+        assert objective.teacher is not None
+        objective.teacher.model.values = nn.Parameter(teacher_logits[start:end])
+        losses = objective.training_loss(model, {"labels": labels[start:end]}, part)
+        losses.total.backward()
+        assert model.values.grad is not None
+        return losses.total.detach(), model.values.grad
+
+    whole, gradient = contribution(0, rows, StepPart(0, 1, rows))
+    total, gradients, start = torch.zeros(()), [], 0
+    for index, step in enumerate(sizes):
+        for size in step:
+            part = StepPart(0, 1, rows, index=index, micro_batches=len(sizes), devices=2)
+            value, grad = contribution(start, start + size, part)
+            total += value / 2  # data parallelism averages over devices
+            gradients.append(grad / 2)
+            start += size
+    torch.testing.assert_close(total, whole, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.cat(gradients), gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_rows_without_labels_do_not_count() -> None:

@@ -100,6 +100,20 @@ def test_classifiers_train_from_a_recipe(recipe: Make, files: Path, method: str)
         assert (result.adapter_dir / "adapter_config.json").exists()
 
 
+def test_encoder_decoders_train_from_a_recipe(recipe: Make, files: Path) -> None:
+    terms = {name: {"schedule": "constant"} for name in ("consistency", "diversity", "svd")}
+    result = train(recipe(model={"path": str(files / "t5")}, regularizers=terms))
+    assert {"loss_task", "loss_consistency", "loss_diversity", "loss_svd"} <= result.metrics.keys()
+    assert result.metrics["loss_task"] < lines(result.output)[0]["loss_task"]
+    assert (result.adapter_dir / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
+def test_checkpointing_and_bf16_are_a_recipe_s_choice(recipe: Make, kind: str) -> None:
+    result = train(recipe(training={"gradient_checkpointing": kind, "precision": "bf16"}))
+    assert result.metrics["loss_task"] < lines(result.output)[0]["loss_task"]
+
+
 class Stop:
     """Sends this process a signal when a step is done."""
 
@@ -174,6 +188,7 @@ def test_a_second_signal_does_not_wait_for_the_step(recipe: Make) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
@@ -202,7 +217,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

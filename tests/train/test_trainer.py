@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor
-from transformers import TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments
 
 from balora.errors import CheckpointError, NonFiniteLossError, StorageError, UsageError
 from balora.train import BALoraConfig, BALoraMixin, BALoraTrainer, Objective
@@ -186,6 +187,16 @@ def test_checkpointing_gives_the_same_training(tmp_path: Path) -> None:
             torch.testing.assert_close(parameter, runs[0][name], rtol=1e-5, atol=1e-7)
 
 
+class StopAfter(TrainerCallback):
+    """Ends training after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = control.should_training_stop or state.global_step == self.step
+
+
 class Poison(TrainerCallback):
     """Makes a trained weight NaN after a step."""
 
@@ -227,6 +238,52 @@ def test_checkpoints_are_whole_plain_and_rotated(tmp_path: Path) -> None:
     assert "training_args.bin" not in files
     tensors = kept[-1] / "adapter_model.safetensors"
     assert "initial" not in tensors.read_bytes()[:8192].decode("latin1")  # no frozen teacher in it
+
+
+def test_training_resumes_with_the_same_bits_in_python_too(tmp_path: Path) -> None:
+    def run(folder: str, **more: Any) -> Any:
+        return trainer(
+            tmp_path / folder, ALL_TERMS, save_strategy="steps", save_steps=1, optim="adamw_torch", **more
+        )
+
+    whole, stopped = run("whole"), run("stopped")
+    whole.train()
+    stopped.add_callback(StopAfter(2))
+    stopped.train()
+    again = run("stopped")  # from the original model: the initial adapter is found where it was left
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 4
+    for name, parameter in trained(again).items():
+        assert torch.equal(parameter, trained(whole)[name]), name
+
+
+def test_a_trained_adapter_is_saved_for_the_original_model(tmp_path: Path) -> None:
+    model, tokenizer = tiny_model("llama", "causal"), tiny_tokenizer()
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    batch = tiny_batch(base, "causal")
+    run = BALoraTrainer(
+        base,
+        arguments(tmp_path / "run"),
+        balora=BALoraConfig(rank=2),
+        train_dataset=rows_of(batch),
+        data_collator=collate,
+    )
+    run.train()
+    probe = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    check = run.save_adapter(tmp_path / "adapter", probe)
+    assert check.passed
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    loaded = PeftModel.from_pretrained(plain, str(tmp_path / "adapter"))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded(**probe).logits, run.model.eval()(**probe).logits, rtol=1e-4, atol=1e-4
+        )
+
+    adapted = BALoraTrainer(run.model, arguments(tmp_path / "run"), objective=Objective("causal"))
+    with pytest.raises(UsageError, match="only its maker knows"):
+        adapted.save_adapter(tmp_path / "adapter", probe)
 
 
 def test_the_best_checkpoint_is_remembered_where_it_is(tmp_path: Path) -> None:
@@ -383,6 +440,7 @@ if run.args.process_index == 0:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_processes_train_like_one_with_the_same_global_batch(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     here = Path(__file__).parent

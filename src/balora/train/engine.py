@@ -94,13 +94,17 @@ class EagerEngine(Engine):
         with _watching(bare) as seen:
             outputs = model(**arguments)
         hidden = seen.hidden(positions)  # (N, d)
-        student = _exact(outputs.logits, positions, seen, bare)  # (N, V)
+        student = _float32_rows(outputs.logits, positions, seen)  # (N, V)
+        if student is None:
+            student = head_of(bare).logits(hidden)
         original = None
         if teacher is not None:
             with _watching(teacher.model) as seen:
                 answer = teacher.forward(arguments)
-            with torch.no_grad(), teacher.as_original():
-                original = _exact(answer["logits"], positions, seen, teacher.model)
+            original = _float32_rows(answer["logits"], positions, seen)
+            if original is None:
+                with torch.no_grad(), teacher.as_original():
+                    original = head_of(teacher.model).logits(seen.hidden(positions))
         return EagerRows(outputs, labels, student, original, hidden, bare)
 
 
@@ -219,12 +223,10 @@ def _watching(model: Any) -> Iterator[_Seen]:
             handle.remove()
 
 
-def _exact(logits: Tensor, positions: Tensor, seen: _Seen, model: Any) -> Tensor:
-    """(N, V) float32 logits of the rows.
+def _float32_rows(logits: Tensor, positions: Tensor, seen: _Seen) -> Tensor | None:
+    """(N, V) rows of the model's own logits where its head computed in float32, else None.
 
-    The model's own where its head computed in float32. Else the head is applied again to the rows alone in float32:
-    logits rounded to bfloat16 put a floor of about 5e-4 nats under the KL.
+    Then the head is to be applied again to the rows alone in float32: logits rounded to bfloat16 put a floor of about
+    5e-4 nats under the KL.
     """
-    if seen.dtype in (torch.float32, torch.float64):
-        return logits[positions]
-    return head_of(model).logits(seen.hidden(positions))
+    return logits[positions] if seen.dtype in (torch.float32, torch.float64) else None

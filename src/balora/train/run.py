@@ -27,7 +27,7 @@ from balora.data.tasks import TaskData, build_dataset, calibration_batches
 from balora.errors import CheckpointError, ConfigError
 from balora.methods import Adapted, Method, MethodContext
 from balora.models.adapters import save_adapter
-from balora.models.loading import detect_kind, load_base, load_tokenizer
+from balora.models.loading import detect_kind, load_base, load_tokenizer, quiet
 from balora.plugins import PluginOptions
 from balora.regularizers import Form, RegularizerOptions
 from balora.train import checkpoint
@@ -108,6 +108,7 @@ def train(recipe: Recipe, *, progress: Progress | None = None) -> TrainResult:
             "classifier" if form == "nlu" else detect_kind(recipe.model.path, recipe.model.revision)
         )
         run = _Run(recipe, folder, arguments, method, regularizers, kind)
+        stack.enter_context(quiet())  # transformers shows a bar for every checkpoint
         return _train(run, stop, progress)
 
 

@@ -386,3 +386,22 @@ def test_adapter_init_is_seeded_and_leaves_the_random_state_alone(tmp_path):
     key = "base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight"
     assert torch.equal(first[key], again[key])
     assert not torch.equal(first[key], other[key])
+
+
+@pytest.mark.parametrize("options", [{}, {"residual": "anchored"}, {"dora": True, "save_as": "merged"}])
+def test_checkpoint_of_a_trainer_continues_a_resumed_student(options, tmp_path):
+    """transformers' Trainer saves by save_pretrained and resumes by load_adapter onto a freshly prepared student."""
+    base = tiny_model("bert", "classifier")
+    batch = tiny_batch(base, "classifier")
+    original = logits_of(base, batch)
+    first = prepare("pissa", base, tmp_path / "work", **options)
+    first.teacher()
+    train_steps(first.model, batch)
+    first.model.save_pretrained(tmp_path / "checkpoint")
+    again = prepare("pissa", tiny_model("bert", "classifier"), tmp_path / "work", **options)
+    teacher = again.teacher()
+    again.model.load_adapter(str(tmp_path / "checkpoint"), "default", is_trainable=True)
+    assert torch.equal(logits_of(again.model, batch), logits_of(first.model, batch))
+    torch.testing.assert_close(teacher.forward(batch).logits, original, atol=1e-5, rtol=0)
+    trained = [{n for n, p in m.named_parameters() if p.requires_grad} for m in (first.model, again.model)]
+    assert trained[0] == trained[1]

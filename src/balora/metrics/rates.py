@@ -168,7 +168,7 @@ class Rates(MetricFamily[RatesOptions]):
         def statistics(sums: Floats) -> Floats:  # (r, c) -> (r, 1 + RATES * (1 + groups))
             counts = sums[:, :width].reshape(-1, 1 + groups, COUNTS)
             per_group = _divide(counts[..., [r.event for r in RATES]], counts[..., [r.among for r in RATES]])
-            f1 = _macro_f1(sums[:, width:].reshape(-1, 3, classes))
+            f1 = _macro_f1(sums[:, width:].reshape(len(sums), 3, classes))
             return np.concatenate([f1[:, None], per_group.reshape(len(sums), -1)], axis=1)
 
         draws = bootstrap_sums(

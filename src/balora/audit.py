@@ -54,13 +54,7 @@ def audit(
         ModelError: the model at a path cannot be loaded.
         StorageError: the samples cannot be written.
     """
-    if not choices:
-        raise UsageError(f"no benchmark is given (allowed: {', '.join(benchmarks.names())})")
-    asked = [_choice(c) for c in choices]
-    identifiers = [choice.id for choice in asked]
-    if twice := sorted({i for i in identifiers if identifiers.count(i) > 1}):
-        raise ConfigError(f"the benchmark id {twice[0]!r} stands twice; give each an 'id' of its own")
-    prepared = [(choice, _benchmark(choice)) for choice in asked]
+    prepared = _prepared(choices)
     if isinstance(subject, str | Path):
         from balora.models import load_subject
 
@@ -83,6 +77,7 @@ def audit_model(
 
     if adapter is not None and base is not None:
         raise UsageError("--adapter and --base exclude each other: an adapter's base is MODEL itself")
+    _prepared(choices)  # a mistake in them is told before a large model is loaded
     original = ModelConfig(path=base) if base else None
     subject = load_subject(ModelConfig(path=model), adapter=adapter, base=original, seed=seed)
     return audit(subject, choices, seed=seed, progress=progress, samples_dir=samples_dir)
@@ -113,6 +108,16 @@ def record(results: Sequence[AuditResult], *, model: str, adapter: Path | None, 
             error="\n".join(failed) or None,
         )
     )
+
+
+def _prepared(choices: Sequence[Choice]) -> list[tuple[BenchmarkChoice, Benchmark[BenchmarkOptions]]]:
+    if not choices:
+        raise UsageError(f"no benchmark is given (allowed: {', '.join(benchmarks.names())})")
+    asked = [_choice(c) for c in choices]
+    identifiers = [choice.id for choice in asked]
+    if twice := sorted({i for i in identifiers if identifiers.count(i) > 1}):
+        raise ConfigError(f"the benchmark id {twice[0]!r} stands twice; give each an 'id' of its own")
+    return [(choice, _benchmark(choice)) for choice in asked]
 
 
 def _choice(given: Choice) -> BenchmarkChoice:

@@ -284,11 +284,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     code = 3
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(prog_name="balora", standalone_mode=False) or 0
+        if code == Interrupted.exit_code:  # typer turns Ctrl-C into this
+            _say("interrupted; run the same command again to go on", code)
     except BaloraError as error:
         code = _say(error, error.exit_code)
-    except KeyboardInterrupt:
-        code = _say("interrupted; run the same command again to go on", 130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EPERM):
             code = _internal(error)

@@ -83,7 +83,9 @@ def _benchmark(plugin: Any) -> str:
 
 
 def _metrics() -> str:
-    parts = ["# Metrics\n\nEvery measurement carries an interval, a count and its ideal; where it has no value, why.\n"]
+    parts = [
+        "# Metrics\n\nEvery measurement carries an interval, a count and its ideal; where it has no value, why.\n"
+    ]
     for family in metrics:
         parts.append(f"## {family.name}\n\n{_doc(family)}\n\nSample: `{family.sample_type.__name__}`.\n")
         for info in family.metrics:
@@ -101,7 +103,9 @@ def _metrics() -> str:
 
 
 def _samples() -> str:
-    parts = ["# Samples and measurements\n\nOne row of a samples file (JSON or Parquet) by kind, and a measurement.\n"]
+    parts = [
+        "# Samples and measurements\n\nOne row of a samples file (JSON or Parquet) by kind, and a measurement.\n"
+    ]
     for model in [*sorted(Sample.__subclasses__(), key=lambda c: c.__name__), Measurement]:
         version = f" Schema version {model.schema_version}." if issubclass(model, Sample) else ""
         parts.append(f"## {model.__name__}\n\n{_doc(model)}{version}\n\n{_fields(model)}")

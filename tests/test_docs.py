@@ -22,7 +22,9 @@ def generator():
 
 def test_the_reference_pages_are_up_to_date():
     pages = generator().pages()
-    stale = [n for n, text in pages.items() if (ROOT / "docs/reference" / n).read_text(encoding="utf-8") != text]
+    stale = [
+        n for n, text in pages.items() if (ROOT / "docs/reference" / n).read_text(encoding="utf-8") != text
+    ]
     assert stale == [], "run `make docs` and commit what it writes"
 
 

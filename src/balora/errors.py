@@ -53,7 +53,9 @@ class MissingDependencyError(BaloraError, ImportError):
     """An optional dependency is needed for what was asked."""
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"this needs the package {module!r}, which is not installed: pip install 'balora[{extra}]'")
+        super().__init__(
+            f"this needs the package {module!r}, which is not installed: pip install 'balora[{extra}]'"
+        )
 
 
 class NonFiniteLossError(BaloraError, ArithmeticError):

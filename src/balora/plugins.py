@@ -60,7 +60,9 @@ class Registry(Generic[P]):
         def decorate(cls: type[P]) -> type[P]:
             known = self._classes.setdefault(name, cls)
             if known is not cls:
-                raise ConfigError(f"two {self.kind}s are called {name!r}: {known.__module__} and {cls.__module__}")
+                raise ConfigError(
+                    f"two {self.kind}s are called {name!r}: {known.__module__} and {cls.__module__}"
+                )
             cls.name = name
             return cls
 

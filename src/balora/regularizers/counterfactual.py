@@ -101,7 +101,12 @@ class Counterfactual(ProbeRegularizer):
 
     @classmethod
     def defaults(cls, form: Form, version: Version) -> Mapping[str, Any]:
-        """Measured by the project; there is no publication to follow."""
+        """Measured by the project; there is no publication to follow.
+
+        NLU: the study of identity terms in the docs. NLG: fine-tuning the planted-bias world's model on its facts
+        leaves 0.97 of the planted bias without the term and 0.05 with weight 0.3, judged on heldout wordings, all facts
+        kept; weights from 0.03 to 3 lie between 0.08 and 0.03.
+        """
         return {"weight": 0.3, "schedule": "constant"}
 
     def inputs(self, step: int) -> dict[str, Tensor]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -201,3 +203,17 @@ def _write_samples(samples: pd.DataFrame, folder: Path, result: AuditResult, mod
             f"the samples {path} cannot be written: {error.strerror}; choose another folder"
         ) from None
     return path
+
+
+class _CallableModule(ModuleType):
+    """A module that can be called.
+
+    Importing this module sets ``balora.audit`` to it, whatever stood there. So it must do for the function, or
+    ``from balora import audit`` would work only until someone imports the module.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> list[AuditResult]:
+        return audit(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -3,9 +3,11 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from balora.audit import audit
 from balora.benchmarks import benchmarks
 from balora.config import ModelConfig
 from balora.data.lab import World
@@ -188,3 +190,11 @@ def test_a_folder_that_is_no_world_is_named(tmp_path, subject):
     cls = benchmarks.get("planted")
     with pytest.raises(DataError, match=r"holds no world\.json"):
         cls(cls.Options(world=str(tmp_path))).score(subject, seed=0, progress=quiet)
+
+
+def test_an_audit_writes_samples_that_measure_the_same(mini_world, subject, tmp_path):
+    choice = {"name": "planted", "world": str(mini_world.path), "resamples": 100}
+    (result,) = audit(subject, [choice], samples_dir=tmp_path)
+    assert result.error is None
+    (file,) = tmp_path.glob("planted-*.parquet")
+    assert benchmark(mini_world).measure(pd.read_parquet(file), seed=0) == result.measurements

@@ -262,7 +262,11 @@ def test_of_two_processes_one_builds_and_both_get_the_same(tmp_path):
     )
     command = [sys.executable, "-c", code, BRIEF.model_dump_json(), str(tmp_path)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ, text=True) for _ in range(2)]
-    answers = [json.loads(process.communicate(timeout=120)[0]) for process in running]
+    try:
+        answers = [json.loads(process.communicate(timeout=250)[0]) for process in running]
+    finally:
+        for process in running:
+            process.kill()
     assert answers[0][0] == answers[1][0]
     assert sorted(built for _, built in answers) == [False, True]
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1  # nothing half-made is left

@@ -85,7 +85,7 @@ def test_each_direction_is_read_apart():
     assert "retained_bias[direction=3]" not in found
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), factor=st.floats(-2, 2))
 def test_popularity_of_attributes_and_level_of_groups_do_not_count(seed, factor):
     planted, rng = random_planted(seed)
@@ -97,7 +97,7 @@ def test_popularity_of_attributes_and_level_of_groups_do_not_count(seed, factor)
         assert b[key].value == pytest.approx(a[key].value, abs=1e-9)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000))
 def test_retained_bias_is_the_least_squares_factor(seed):
     planted, rng = random_planted(seed)

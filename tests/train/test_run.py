@@ -23,6 +23,7 @@ from balora.config import Recipe
 from balora.errors import (
     CheckpointError,
     ConfigError,
+    DataError,
     Interrupted,
     ModelError,
     NonFiniteLossError,
@@ -177,12 +178,14 @@ def test_a_run_stopped_while_saving_takes_no_further_step(
     assert lines(result.output) == lines(whole.output)
 
 
-def test_a_second_signal_does_not_wait_for_the_step(recipe: Make) -> None:
-    def twice(step: int, steps: int, logs: Mapping[str, float]) -> None:
-        if step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+def twice(step: int, steps: int, logs: Mapping[str, float]) -> None:
+    """Two signals in the first step."""
+    if step == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
 
+
+def test_a_second_signal_does_not_wait_for_the_step(recipe: Make) -> None:
     with pytest.raises(Interrupted, match="stopped before the step was finished"):
         train(recipe(), progress=twice)
 
@@ -262,6 +265,18 @@ def test_an_output_of_another_configuration_is_left_alone(recipe: Make, tmp_path
     assert sorted(str(path) for path in (tmp_path / "run").rglob("*")) == before
 
 
+def test_a_run_that_failed_before_its_first_checkpoint_binds_nothing(recipe: Make, tmp_path: Path) -> None:
+    wrong = {"data": {"columns": {"response": "answer"}}}
+    with pytest.raises(DataError, match="answer"):
+        train(recipe(**wrong))
+    with pytest.raises(Interrupted, match="stopped before the step was finished"):
+        train(recipe(rank=3), progress=twice)
+    result = train(
+        recipe(training={"max_steps": 1})
+    )  # rank 2: another initial adapter than the one left there
+    assert result.steps == 1
+
+
 def test_changed_training_data_is_noticed(recipe: Make, files: Path, tmp_path: Path) -> None:
     data = tmp_path / "mine.jsonl"
     shutil.copy(files / "pairs.jsonl", data)
@@ -278,7 +293,7 @@ def test_folders_that_are_not_a_run_s_own_are_refused(recipe: Make, tmp_path: Pa
     with pytest.raises(CheckpointError, match=r"holds adapter but no run\.json"):
         train(recipe())
     (tmp_path / "run" / "run.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"run.json: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"run\.json: cannot be read"):
         train(recipe())
     shutil.rmtree(tmp_path / "run")
     result = train(recipe(training={"max_steps": 1}))

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments
 
 from balora.errors import CheckpointError, NonFiniteLossError, StorageError, UsageError
+from balora.regularizers import ProbeRegularizer
 from balora.train import BALoraConfig, BALoraMixin, BALoraTrainer, Objective
 from balora.train import checkpoint as checkpoints
 from tiny import SENTENCES, tiny_batch, tiny_model, tiny_tokenizer
@@ -422,6 +423,35 @@ def test_trl_s_trainer_gets_the_same_objective(tmp_path: Path) -> None:
     assert entries[1]["loss_task"] < entries[0]["loss_task"]
     assert run.evaluate()["eval_loss"] > 0
     assert [checkpoints.damage(path) for path in checkpoints.checkpoints(tmp_path)] == [None, None]
+
+
+def test_a_probe_with_reentrant_checkpointing_on_several_processes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Probe(ProbeRegularizer):
+        name = "probe"
+        weight, schedule = 1.0, "constant"
+
+        def __init__(self) -> None:
+            pass
+
+        @classmethod
+        def defaults(cls, form: Any, version: Any) -> dict[str, Any]:
+            return {}
+
+        def inputs(self, step: int) -> dict[str, Tensor]:
+            return {}
+
+        def loss(self, logits: Tensor, step: int) -> Tensor:
+            return logits.sum()
+
+    settings = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
+    given = arguments(tmp_path, **settings)
+    objective = Objective("causal", [Probe()])
+    BALoraTrainer(tiny_model("llama", "causal"), given, objective=objective)  # one process: fine
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(UsageError, match=r"training\.gradient_checkpointing: non-reentrant"):
+        BALoraTrainer(tiny_model("llama", "causal"), given, objective=objective)
 
 
 DISTRIBUTED = """

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from balora.config import Recipe
 from balora.errors import CheckpointError
-from balora.train.checkpoint import clear_staging, storage_errors, write_text
+from balora.train.checkpoint import checkpoints, clear_staging, storage_errors, write_text
 
 # Fields that do not change what is trained: a run may be continued with other values.
 _HOUSEKEEPING = (
@@ -85,19 +86,30 @@ class RunFolder:
             "data": fingerprint(recipe.data.train.path),
             "versions": {name: _version(name) for name in _PACKAGES},
         }
-        if self.identity.exists():
+        finished = [path for path in (self.result, self.adapter) if path.exists()]
+        finished += checkpoints(self.checkpoints)
+        if not finished:  # whatever an earlier attempt wanted, it failed before there was anything to keep
+            self._begin(recipe, ours)
+        elif self.identity.exists():
             self._compare(ours)
-        elif found := [p.name for p in (self.result, self.adapter, self.checkpoints) if p.exists()]:
-            raise CheckpointError(
-                f"{self.root}: holds {', '.join(found)} but no {self.identity.name}, so whose they are cannot be "
-                "told; choose another output, or delete the folder"
-            )
         else:
-            text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            write_text(self.recipe, text)
-            write_text(self.identity, json.dumps(ours, indent=1, sort_keys=True))
+            raise CheckpointError(
+                f"{self.root}: holds {', '.join(path.name for path in finished)} but no {self.identity.name}, so whose "
+                "they are cannot be told; choose another output, or delete the folder"
+            )
         clear_staging(self.root)
         clear_staging(self.checkpoints)
+
+    def _begin(self, recipe: Recipe, ours: Mapping[str, Any]) -> None:
+        identity = json.dumps(ours, indent=1, sort_keys=True)
+        with storage_errors(self.root):
+            if self.identity.exists() and self.identity.read_text(encoding="utf-8") == identity:
+                return
+            if self.work.exists():
+                shutil.rmtree(self.work)
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_text(self.recipe, text)
+        write_text(self.identity, identity)
 
     def _compare(self, ours: Mapping[str, Any]) -> None:
         try:

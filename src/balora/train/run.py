@@ -270,6 +270,7 @@ def _training_arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
     extra: dict[str, Any] = {}
     if settings.gradient_checkpointing != "off":
         extra[checkpointing] = True
+        extra["ddp_find_unused_parameters"] = False  # the search cannot stand parameters that are used twice
         extra[f"{checkpointing}_kwargs"] = {"use_reentrant": settings.gradient_checkpointing == "reentrant"}
     arguments = TrainingArguments(
         output_dir=str(folder.checkpoints),

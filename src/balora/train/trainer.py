@@ -15,6 +15,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from balora.errors import NonFiniteLossError, UsageError
 from balora.methods import Adapted
 from balora.models.adapters import SaveCheck, save_adapter
+from balora.regularizers import ProbeRegularizer
 from balora.train import checkpoint
 from balora.train.objective import TASK, Losses, Objective, StepPart
 from balora.train.setup import BALoraConfig, adapt
@@ -179,6 +180,8 @@ class BALoraMixin(_Base):
     def _check_supported(self) -> None:
         """What would train on something else than it says is refused."""
         arguments = self.args
+        reentrant = bool((arguments.gradient_checkpointing_kwargs or {}).get("use_reentrant"))
+        probes = any(isinstance(term, ProbeRegularizer) for term in self.objective.regularizers)
         refused = {
             "label_smoothing_factor": arguments.label_smoothing_factor != 0,
             "compute_loss_func": self.compute_loss_func is not None,
@@ -188,6 +191,11 @@ class BALoraMixin(_Base):
             "DeepSpeed": bool(self.is_deepspeed_enabled),
             "several GPUs in one process (start one process a GPU with accelerate launch)": arguments.n_gpu
             > 1,
+            # its inner backward passes and the probe's make DDP see one gradient twice
+            "re-entrant gradient checkpointing with a probe regularizer on several processes (use_reentrant=False; "
+            "in a recipe training.gradient_checkpointing: non-reentrant)": (
+                arguments.gradient_checkpointing and reentrant and probes and arguments.world_size > 1
+            ),
         }
         if names := [name for name, used in refused.items() if used]:
             raise UsageError(

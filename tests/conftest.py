@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from balora.data.lab import World
+
+# A shell starts what it puts into the background with Ctrl-C ignored, and every child inherits that: tests of Ctrl-C
+# would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything imports torch or transformers: they read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

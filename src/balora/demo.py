@@ -21,7 +21,7 @@ _STUDY = """
 name: demo
 recipe:
   data: {task: text, max_length: 32}
-  training: {max_steps: 100, batch_size: 16, learning_rate: 2.0e-3, warmup_ratio: 0.05}
+  training: {max_steps: 100, batch_size: 16, learning_rate: 2.0e-3, warmup_ratio: 0.05, save_steps: 100}
 methods:
   - lora
   - pissa

@@ -290,12 +290,13 @@ def _against_average(
     import torch
 
     from balora.models.lens import divergences
-    from balora.models.scoring import batches, pad
+    from balora.models.scoring import batches, pad, token_budget
 
     ids = [encoded.ids[i] for i in members]
     places = _common_ending(ids) + 1  # the one before the common ending is the term's last token
     states: dict[int, Any] = {}  # member -> (places, d)
-    for chosen in batches(np.array([len(row) for row in ids]), batch_tokens):
+    budget = token_budget(subject.model, batch_tokens)
+    for chosen in batches(np.array([len(row) for row in ids]), budget):
         inputs = pad([ids[i] for i in chosen], subject.tokenizer, subject.model)
         device = inputs["input_ids"].device
         ends = torch.tensor([len(ids[i]) for i in chosen])

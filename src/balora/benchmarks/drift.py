@@ -195,7 +195,7 @@ class Drift(Benchmark[DriftOptions]):
         """Batches within the token budget."""
         import torch
 
-        from balora.models.scoring import batches, pad
+        from balora.models.scoring import batches, pad, token_budget
 
         tokenizer = subject.tokenizer
         owner = np.arange(len(encoded.ids))
@@ -209,7 +209,7 @@ class Drift(Benchmark[DriftOptions]):
         elif subject.kind == "classifier":
             places = [np.zeros(1, dtype=np.int64) for _ in ids]
         lengths = np.array([len(row) for row in ids])
-        for chosen in batches(lengths, self.options.batch_tokens):
+        for chosen in batches(lengths, token_budget(subject.model, self.options.batch_tokens)):
             counts = [len(places[i]) for i in chosen]
             inputs = pad([ids[i] for i in chosen], tokenizer, subject.model)
             device = inputs["input_ids"].device

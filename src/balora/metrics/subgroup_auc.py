@@ -7,7 +7,8 @@ is every labelled sample outside it, samples of other groups and of none include
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from balora.data.outcomes import UNKNOWN, GroupOptions, Outcomes, read_outcomes
 from balora.metrics import MetricFamily, MetricInfo, metrics
 from balora.results import ClassificationSample, Measurement, measured, undefined
+from balora.stats._inputs import cluster_codes, generator
+from balora.stats.bootstrap import MAX_UNITS
 from balora.stats.extremes import deviations, least_value
-from balora.stats.joint import Draws, bootstrap_weights
+from balora.stats.joint import Draws, bootstrap_sums, bootstrap_weights
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -76,18 +79,16 @@ class SubgroupAuc(MetricFamily[GroupOptions]):
         ranked = _Ranked.of(outcomes, order, assessed)
         clusters = None if outcomes.clusters is None else [outcomes.clusters[i] for i in order]
 
-        def statistics(weights: Floats) -> Floats:  # (r, n) -> (r, 1 + 3 G + 3)
-            overall, by_group = ranked.aucs(weights)
-            return np.concatenate(
-                [overall[:, None], by_group.reshape(len(weights), -1), _power_mean(by_group)], axis=1
+        units = order.size if clusters is None else len(set(clusters))
+        if units > MAX_UNITS:
+            draws = _linear_draws(ranked, clusters, self.options.resamples, seed)
+        else:
+            draws = bootstrap_weights(
+                ranked.statistics,
+                order.size if clusters is None else clusters,
+                resamples=self.options.resamples,
+                seed=seed,
             )
-
-        draws = bootstrap_weights(
-            statistics,
-            order.size if clusters is None else clusters,
-            resamples=self.options.resamples,
-            seed=seed,
-        )
         return [
             _overall(draws, ranked),
             *_over_groups(draws, ranked, deviations(draws, seed=seed), outcomes, self.options.min_group),
@@ -115,6 +116,21 @@ class _Ranked:
             inside = outcomes.members(int(column))[order]
             members.append((np.flatnonzero(inside[positive]), np.flatnonzero(inside[~positive])))
         return cls(np.flatnonzero(positive), np.flatnonzero(~positive), outcomes.score[order], members)
+
+    def statistics(self, weights: Floats) -> Floats:
+        """Sample weights (r, n) -> the overall AUC, 3 G AUCs of groups and their 3 power means, (r, 1 + 3 G + 3)."""
+        overall, by_group = self.aucs(weights)
+        return np.concatenate(
+            [overall[:, None], by_group.reshape(len(weights), -1), _power_mean(by_group)], axis=1
+        )
+
+    def sides(self) -> Iterator[tuple[Ints, Ints]]:
+        """The positives and negatives of the overall AUC, then of each kind and group, as numbers on their side."""
+        everyone = np.arange(self.positives.size), np.arange(self.negatives.size)
+        yield everyone
+        yield from self.members
+        yield from ((np.setdiff1d(everyone[0], p, assume_unique=True), n) for p, n in self.members)
+        yield from ((p, np.setdiff1d(everyone[1], n, assume_unique=True)) for p, n in self.members)
 
     def aucs(self, weights: Floats) -> tuple[Floats, Floats]:
         """Overall AUC (r,) and the three AUCs of each group (r, 3, G) under sample weights (r, n)."""
@@ -144,6 +160,43 @@ class _Ranked:
         p, n = (side.size for side in self.members[g])
         sides = ((p, n), (self.positives.size - p, n), (p, self.negatives.size - n))
         return min(sides[kind])
+
+
+def _linear_draws(ranked: _Ranked, clusters: list[str | None] | None, resamples: int, seed: int) -> Draws:
+    """The bootstrap for many samples: each AUC as the sum of what single samples add to it.
+
+    An AUC moves with the weights as the mean, over its positives, of the share of negatives below, plus the same of
+    negatives (Hajek's projection, the components of DeLong et al. 1988); what is left out is of the order of one over
+    the smaller side. Samples are first dealt at random into blocks, as in every bootstrap of many units.
+    """
+    codes = cluster_codes(clusters) if clusters is not None else np.arange(ranked.score.size)
+    units = int(codes.max()) + 1
+    block = (generator(seed).permutation(units) % MAX_UNITS)[codes]  # (n,)
+    block_pos, block_neg = block[ranked.positives], block[ranked.negatives]
+    score_pos, score_neg = ranked.score[ranked.positives], ranked.score[ranked.negatives]
+    columns, aucs = [], []
+    for p, n in ranked.sides():
+        below = _share_below(score_neg[n], score_pos[p])
+        above = 1 - _share_below(score_pos[p], score_neg[n])
+        aucs.append(below.mean() if p.size and n.size else np.nan)
+        for where, values in ((block_pos[p], below), (block_neg[n], above)):
+            columns += [np.bincount(where, values, MAX_UNITS), np.bincount(where, minlength=MAX_UNITS)]
+    values, groups = np.array(aucs), len(ranked.members)
+
+    def statistics(sums: Floats) -> Floats:
+        parts = sums.reshape(len(sums), -1, 2, 2)
+        means = _divide(parts[..., 0], parts[..., 1]).sum(axis=2)
+        linear = np.clip(means - values, 0, 1)  # (r, 1 + 3 G)
+        return np.concatenate([linear, _power_mean(linear[:, 1:].reshape(-1, 3, groups))], axis=1)
+
+    draws = bootstrap_sums(statistics, np.stack(columns, axis=1), resamples=resamples, seed=seed)
+    return replace(draws, units=units)
+
+
+def _share_below(scores: Floats, at: Floats) -> Floats:
+    """Share of ``scores`` that are less than each of ``at``, ties half; both ascending."""
+    found = np.searchsorted(scores, at, side="left") + np.searchsorted(scores, at, side="right")
+    return found / (2 * max(1, scores.size))
 
 
 def _weight_below(weights: Floats, scores: Floats, at: Floats) -> Floats:

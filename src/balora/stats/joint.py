@@ -28,6 +28,9 @@ from balora.stats.bootstrap import (
     _units,
 )
 
+# Above this share of entries that are not 0, a plain matrix product is faster than a sparse one.
+DENSE = 0.1
+
 Statistics = Callable[[FloatArray], FloatArray]
 
 
@@ -109,10 +112,12 @@ def bootstrap_sums(
     else:
         drawn = units.merged(MAX_UNITS, rng)
         kinds, counts = _block_sums(cells, rows, drawn), np.ones(drawn.n, dtype=np.int64)
+    dense = kinds.toarray() if kinds.nnz > DENSE * np.prod(kinds.shape) else None
     replicates = []
     for piece in _pieces(resamples, max(kinds.shape)):
         times = rng.multinomial(counts.sum(), counts / counts.sum(), size=piece.size)  # (r, kinds)
-        replicates.append(statistics((kinds.T @ times.T.astype(np.float64)).T))
+        times = times.astype(np.float64)
+        replicates.append(statistics((kinds.T @ times.T).T if dense is None else times @ dense))
     blocks = _block_sums(cells, rows, units.merged(MAX_JACKKNIFE, rng)).toarray()  # (blocks, c)
     left_out = statistics(kinds.T @ counts.astype(np.float64) - blocks)
     return Draws(values, np.concatenate(replicates), left_out, units.n, level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -200,3 +201,49 @@ def realistic(
                     cost=cost, more=drift(0.9))
             )  # fmt: skip
     return study(runs)
+
+
+ODD = {  # studies in which something is not there
+    "one seed": realistic(seeds=(0,)),
+    "one rank": realistic(ranks=(8,)),
+    "one method": realistic(labels=("lora",)),
+    "no full fine-tuning": realistic(full=False),
+    "no base": realistic(base=False),
+    "no anchors": realistic(full=False, base=False),
+    "many methods": realistic(labels=[f"method number {n}" for n in range(19)], ranks=(1, 2), seeds=(0, 1)),
+    "no rank": study([run("a", bias=0.1), run("b", bias=0.2)]),
+    "some without rank": study(
+        [*anchors(), *line("lora", 1, (0.1, 0.2), (0.9, 0.9)), run("bitfit", bias=0.3)]
+    ),
+    "only anchors": study(anchors()),
+    "no bias": study([run("lora", rank=r, bias=no_bias(), cost=a_cost(r)) for r in (1, 2)]),
+    "quality of one alone": study([run("a", rank=1, quality=None), run("b", rank=1)]),
+    "no cost": study([*anchors(), run("lora", rank=1)]),
+    "no width": study([run("lora", rank=1, bias=measurement("retained_bias", 0.1, ideal=0.0, half=0.0))]),
+    "costs that are no numbers": study([run("lora", rank=1, cost=a_cost(math.nan, math.inf, -1.0))]),
+    "negative values": study([run("lora", rank=r, bias=-0.1 * r) for r in (1, 2)]),
+    "failures": study([run("lora", rank=1), failed("dora", "out of memory")], waiting=["pissa-r1-s0"]),
+}
+HOSTILE = (
+    '<script>alert(1)</script> "><img src=x onerror=alert(2)> </script><svg onload=alert(3)> {{7*7}} |pipe| `tick` '
+    "*star* [a](javascript:x) %{x} <b>bold</b> \u2028 $x$"
+)
+
+
+def hostile() -> Study:
+    """Every text that comes from outside is an attack."""
+    runs = [
+        *[run("full", role="full", seed=s, cost=a_cost(9)) for s in (0, 1)],
+        *line(HOSTILE, 4, (0.1, 0.2), (0.9, 0.8), cost=a_cost(5), notes=[f"rows.jsonl:3: {HOSTILE}"],
+              more=[measurement("lens_kl", 0.1, ideal=None, layer="1"),
+                    measurement("gap", 0.1, ideal=0.0, group=HOSTILE)]),
+        *[run("broken", rank=4, seed=s, bias=no_bias(HOSTILE)) for s in (0, 1)],
+        run(f"part {HOSTILE}", role="ablation", rank=4),
+        failed("other", f"no such label: {HOSTILE}"),
+    ]  # fmt: skip
+    path = f"planted/gap[group={HOSTILE}]"
+    stored = study(runs, waiting=[HOSTILE], output=HOSTILE, question={"bias": BIAS, "quality": path})
+    stored.environment["processor"] = HOSTILE
+    for audit in (audit for one in stored.runs for audit in one.audits):
+        audit.header["dataset"] = HOSTILE
+    return stored

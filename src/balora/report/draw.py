@@ -152,7 +152,10 @@ def cost_axis(figure: go.Figure) -> dict[str, Any]:
         return {"type": "linear", "rangemode": "tozero"}
     if max(values) / min(values) > 30:
         return {"type": "log", "dtick": 1, "tickformat": "~s"}
-    return {"type": "linear", "tickformat": "~s" if max(values) >= 1e4 else ",", "nticks": 5}
+    low, high = min(values), max(values)
+    around = max((high - low) * 0.1, high * 0.05)  # equal costs are shown as equal, not under a microscope
+    look = {"tickformat": "~s" if high >= 1e4 else ",", "nticks": 5}
+    return {"type": "linear", "range": [low - around, high + around], **look}
 
 
 def scaled(summary: Summary, factor: float) -> Summary:
@@ -195,7 +198,7 @@ def framed(figure: go.Figure, height: int = 420) -> go.Figure:
 
 def plain(text: str) -> str:
     """Text for plotly, which takes some HTML tags in it for formatting."""
-    return html.escape(" ".join(text.split()), quote=False)
+    return html.escape(" ".join(text.split()), quote=False).replace("$", "&#36;")  # no formula either
 
 
 def direction(summaries: Sequence[Summary], ideal: float | None) -> str:

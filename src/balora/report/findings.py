@@ -92,7 +92,8 @@ def _how_many(verdicts: list[Verdict], *which: Verdict) -> str:
     found, of = sum(verdict in which for verdict in verdicts), len(verdicts)
     if of == 1:
         return f"the only method is {'' if found else 'not '}shown"
-    who = f"all {of}" if found == of else f"{found or 'none'} of {of}"
+    everyone = "both" if of == 2 else f"all {of}"
+    who = everyone if found == of else f"{found or 'none'} of {of}"
     return f"{who} methods {'is' if found < 2 else 'are'} shown"
 
 

@@ -72,8 +72,7 @@ def against_rank(report: StudyReport, quantity: str) -> Charts:
     keys = [_key(label, report) for label in report.lines]
     anchors = [(point, key) for role, key in _ANCHORS.items() if (point := report.anchor(role)) is not None]
     title = f"{quantity.capitalize()} against rank"
-    asked, ideal = getattr(report.question, quantity), _ideal(report, quantity)
-    vertical = asked if ideal is None else f"{asked} (ideal {ideal:g})"
+    vertical, ideal = _asked(report, quantity), _ideal(report, quantity)
     summaries = [of(p) for p in report.points]
     if all(s.mean is None for s in summaries):
         reasons = sorted({why for s in summaries for why in s.missing.values()})
@@ -126,7 +125,6 @@ def against_rank(report: StudyReport, quantity: str) -> Charts:
 
 def trade_off(report: StudyReport) -> Charts:
     """Bias against quality, one marker a method and rank."""
-    asked = report.question
     summaries = [p.bias for p in report.points]
     figure = go.Figure()
     far = _base_far_off(report, attrgetter("bias")) or _base_far_off(report, attrgetter("quality"))
@@ -135,11 +133,11 @@ def trade_off(report: StudyReport) -> Charts:
         markers(figure, points, key, attrgetter("quality"), attrgetter("bias")) for key, points in keyed
     )
     title, ideal = "Bias against quality", _ideal(report, "bias")
-    vertical = asked.bias if ideal is None else f"{asked.bias} (ideal {ideal:g})"
+    vertical = f"bias: {_asked(report, 'bias')} ↔ quality: {_asked(report, 'quality')}"
     if not drawn:
         return Charts([], [Chart(title, vertical, "", None, "No setting has both a bias and a quality.")])
     ideal_line(figure, summaries, ideal)
-    figure.update_xaxes(title=plain(f"quality: {asked.quality}"))
+    figure.update_xaxes(title="quality")
     how = (
         f"Up and down, bias: {direction(summaries, ideal).lower()} Left and right, quality: "
         f"{direction([p.quality for p in report.points], _ideal(report, 'quality')).lower()} "
@@ -246,6 +244,12 @@ def _beside(rank: int, label: str, report: StudyReport) -> float:
     """The rank, moved a little sideways by method, so that intervals at one rank do not hide one another."""
     labels = list(report.lines)
     return math.exp(math.log(rank) + (labels.index(label) - (len(labels) - 1) / 2) * 0.035)
+
+
+def _asked(report: StudyReport, quantity: str) -> str:
+    """The measurement that the study asks about, with its ideal value."""
+    path, ideal = getattr(report.question, quantity), _ideal(report, quantity)
+    return f"{path}" if ideal is None else f"{path} (ideal {ideal:g})"
 
 
 def _base_far_off(report: StudyReport, of: Callable[[Point], Summary]) -> str:

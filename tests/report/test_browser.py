@@ -42,6 +42,12 @@ def browser(chromium: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
+CAPTIONS_ARE_BELOW = """[...document.querySelectorAll('figure')].every(figure => {
+  const [drawing, caption] = [figure.querySelector('svg.main-svg'), figure.querySelector('figcaption')];
+  return !drawing || !caption || drawing.getBoundingClientRect().bottom <= caption.getBoundingClientRect().top + 1;
+})"""
+
+
 class Opened:
     """A report in a page, with everything that the page asked for and complained about."""
 
@@ -104,6 +110,7 @@ class Opened:
         assert self.all(
             "[...document.querySelectorAll('.scroll')].every(s => s.tabIndex === 0 && s.ariaLabel)"
         )
+        assert self.all(CAPTIONS_ARE_BELOW)
         # Nothing is drawn over the chart's axis titles or outside the chart's box.
         assert self.all(
             """[...document.querySelectorAll('.chart')].every(chart => {
@@ -218,6 +225,9 @@ def test_on_paper_everything_is_open(browser: BrowserContext, tmp_path: Path):
     assert report.page.evaluate("[...document.querySelectorAll('details')].every(d => d.open)")
     report.page.emulate_media(media="print")
     assert not report.page.locator("nav").is_visible()
+    report.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    report.page.wait_for_timeout(500)
+    assert report.page.evaluate(CAPTIONS_ARE_BELOW)
 
 
 def test_text_has_enough_contrast(browser: BrowserContext, tmp_path: Path):

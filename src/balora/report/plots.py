@@ -242,7 +242,7 @@ def _keyed(report: StudyReport, roles: Sequence[str]) -> list[tuple[Key, list[Po
 
 def _beside(rank: int, label: str, report: StudyReport) -> float:
     """The rank, moved a little sideways by method, so that intervals at one rank do not hide one another."""
-    labels = list(report.lines)
+    labels = [label for label, line in report.lines.items() if line[0].rank is not None]
     return math.exp(math.log(rank) + (labels.index(label) - (len(labels) - 1) / 2) * 0.035)
 
 

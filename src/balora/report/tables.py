@@ -187,7 +187,7 @@ def difference(comparison: Comparison | None) -> str:
     if comparison is None or comparison.difference is None:
         return "–"
     ends = [comparison.difference, comparison.low, comparison.high]
-    value, low, high = (None if end is None else f"{end:+.3f}" for end in ends)
+    value, low, high = (None if end is None else f"{round(end, 3) + 0.0:+.3f}" for end in ends)
     return f"{value}" if low is None else f"{value} [{low}, {high}]"
 
 

@@ -11,10 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from balora.data.lab import World
 
-# A shell starts what it puts into the background with Ctrl-C ignored, and every child inherits that: tests of Ctrl-C
-# would wait for ever.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # Before anything imports torch or transformers: they read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -24,6 +20,10 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 import hypothesis
 import numpy as np
 import pytest
+
+# A shell starts what it puts into the background with Ctrl-C ignored, and every child inherits that: tests of Ctrl-C
+# would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A slow machine is no bug (no deadline), and a failure must come back when the same commit is tested again
 # (derandomized). `pytest --hypothesis-profile=explore` looks for new counterexamples instead.

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 class BenchmarkOptions(PluginOptions):
     """Options that every benchmark has."""
 
-    limit: int | None = Field(default=None, ge=1, description="score at most this many items, drawn by the seed")
+    limit: int | None = Field(
+        default=None, ge=1, description="score at most this many items, drawn by the seed"
+    )
     batch_tokens: int = Field(default=8192, ge=1, description="tokens in one forward pass, padding included")
 
 

@@ -1,3 +1,5 @@
-"""Data: reading rows (``loading``), turning them into tokens (``tasks``), identity terms and templates (``identity``),
-and the planted-bias world (``lab``).
+"""Data: rows, tasks, identity terms, and a synthetic world.
+
+``loading`` reads rows, ``tasks`` turns them into tokens, ``identity`` holds the terms and templates of identity, and
+``lab`` builds the planted-bias world.
 """

@@ -17,7 +17,6 @@ _PACKAGES = (
     "datasets",
     "numpy",
     "scipy",
-    "fairlearn",
 )
 
 

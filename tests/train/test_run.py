@@ -109,6 +109,14 @@ def test_encoder_decoders_train_from_a_recipe(recipe: Make, files: Path) -> None
     assert (result.adapter_dir / "adapter_config.json").exists()
 
 
+def test_a_probe_term_is_refused_where_its_sentences_cannot_be_read(recipe: Make, files: Path) -> None:
+    made = recipe(
+        model={"path": str(files / "t5")}, regularizers={"counterfactual": {}}, method={"name": "lora"}
+    )
+    with pytest.raises(ConfigError, match=r"regularizers.counterfactual: .* this is a seq2seq model"):
+        train(made)
+
+
 @pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
 def test_checkpointing_and_bf16_are_a_recipe_s_choice(recipe: Make, kind: str) -> None:
     result = train(recipe(training={"gradient_checkpointing": kind, "precision": "bf16"}))

@@ -16,7 +16,13 @@ from balora.methods import Adapted, Method, MethodContext, methods
 from balora.models.head import head_of
 from balora.models.kinds import kind_of
 from balora.plugins import PluginOptions
-from balora.regularizers import Form, RegularizerContext, RegularizerOptions, regularizers
+from balora.regularizers import (
+    Form,
+    ProbeRegularizer,
+    RegularizerContext,
+    RegularizerOptions,
+    regularizers,
+)
 from balora.train.objective import Objective
 
 if TYPE_CHECKING:
@@ -83,6 +89,13 @@ def build_objective(
     """The objective of an adapted model, with its teacher if any term needs one."""
     form: Form = "nlu" if kind == "classifier" else "nlg"
     context = RegularizerContext(form, output_width(adapted.model, kind), tokenizer, seed, max_length)
+    for name in options:
+        # Its sentences are read as a classifier or a causal model reads them: no decoder inputs, nothing masked.
+        if issubclass(regularizers.get(name), ProbeRegularizer) and kind not in ("classifier", "causal"):
+            raise ConfigError(
+                f"regularizers.{name}: is for classifiers and causal models, and this is a {kind} model; "
+                f"remove it or write '{name}: null'"
+            )
     terms = [regularizers.get(name).create(values, context) for name, values in options.items()]
     return Objective(kind, terms, adapted.teacher)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from balora.errors import ConfigError
-from balora.report import StudyReport, analyse
+from balora.report import StudyReport, analyse, tables
 from balora.report.findings import findings
 from balora.report.recommend import Recommendation
 from studies import BIAS, a_cost, anchors, failed, line, measurement, no_bias, realistic, run, study
@@ -339,6 +339,16 @@ def test_the_finding_is_in_the_first_sentence():
         "Smallest rank that keeps both bias and quality within the margins of full fine-tuning: lora, rank 4.",
         "No rank can be recommended for pissa.",
     ]
+
+
+def test_a_base_that_guesses_is_not_compared_with():
+    runs = [*anchors(), *line("lora", 1, WORSE, GOOD)]
+    data = {"task": "text-classification", "train": {"path": "rows.jsonl"}}
+    report = analyse(study(runs, recipe={"model": {"path": "model"}, "data": data}))
+    assert [p.bias_against_base for p in report.points] == [None, None, None]
+    assert "classification head was never trained" in findings(report)[1]
+    assert "lessens" not in sentences(report)
+    assert "classification head was never trained" in tables.summary_table(report).note
 
 
 def test_one_seed_is_the_first_thing_said():

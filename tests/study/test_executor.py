@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -10,12 +11,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from balora.store import Run
 from balora.study import Job, LocalExecutor
-from balora.study.executor import log_file
+from balora.study.executor import give_back_memory, log_file
 from fake_jobs import a_job, work
 
 SCRIPT = Path(__file__).parents[1] / "fake_jobs.py"
@@ -112,6 +114,20 @@ def test_an_error_in_this_process_stops_the_workers(tmp_path: Path):
         p for p in set(psutil.Process().children()) - children if "resource_tracker" not in str(p.cmdline())
     ]
     assert left == []
+
+
+def test_a_job_does_not_leave_its_memory_to_the_next():
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("memory: this C library cannot be asked to give freed memory back")
+    before = psutil.Process().memory_info().rss
+    blocks = [np.ones(8_000) for _ in range(2_000)]  # 64 kB each: on the heap, and not mapped one by one
+    pin = np.ones(8_000)  # above them all, so that the heap cannot simply shrink
+    used = psutil.Process().memory_info().rss - before
+    assert used > 100e6
+    blocks.clear()
+    give_back_memory()
+    assert psutil.Process().memory_info().rss - before < 0.2 * used
+    assert pin.sum() == 8_000
 
 
 class Script:

@@ -91,6 +91,11 @@ class StudyReport:
         return next((p for p in self.points if p.label == label and p.rank == rank), None)
 
     @property
+    def base_guesses(self) -> bool:
+        """Whether the untouched base has a classification head that was never trained, and so answers by chance."""
+        return _base_guesses(self.config)
+
+    @property
     def grid(self) -> list[Point]:
         return [p for p in self.points if p.role == "grid"]
 
@@ -123,7 +128,10 @@ def analyse(study: Study) -> StudyReport:
 
     keys = _headline_keys(finished, question)
     points = [_point(runs, question, keys) for runs in _by_point(finished).values()]
-    points = _with_pareto(_compared(sorted(points, key=_order(config)), question))
+    points = _compared(
+        sorted(points, key=_order(config)), question, with_base=not _base_guesses(study.config)
+    )
+    points = _with_pareto(points)
     shown = [p for p in points if p.role != "ablation"]
     ranked = [line for line in _lines(shown) if line[0].rank is not None]
     ran = {run.job_key for run in study.runs}
@@ -258,9 +266,13 @@ def _layers(audits: Iterable[AuditResult]) -> dict[str, list[tuple[int, float]]]
 # -- settings beside one another --------------------------------------------------------------------------
 
 
-def _compared(points: Sequence[Point], question: Question) -> list[Point]:
+def _base_guesses(config: dict[str, Any]) -> bool:
+    return bool(config["recipe"]["data"]["task"] == "text-classification")
+
+
+def _compared(points: Sequence[Point], question: Question, *, with_base: bool) -> list[Point]:
     full = next((p for p in points if p.role == "full"), None)
-    base = next((p for p in points if p.role == "base"), None)
+    base = next((p for p in points if p.role == "base" and with_base), None)
 
     def against(point: Point) -> Point:
         if full is not None and point.role in ("grid", "ablation"):

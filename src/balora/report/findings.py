@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from balora.report.analysis import Point, StudyReport
 from balora.report.summary import Comparison, Summary, Verdict
-from balora.report.tables import number
+from balora.report.tables import GUESSING, number
 
 Choose = Callable[[Point], Comparison | None]
 
@@ -38,6 +38,8 @@ def _anchors(report: StudyReport) -> list[str]:
     ideal = known[0][1].ideal
     text = text[0].upper() + text[1:] + ("" if ideal is None else f" (ideal: {ideal:g})")
     against = full.bias_against_base if full is not None else None
+    if base is not None and report.base_guesses:
+        return [f"{text}. {GUESSING}"]
     if len(known) == 2 and against is not None:
         text += {
             "better": ": full fine-tuning lessens the bias of the base",

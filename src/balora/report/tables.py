@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from balora.report.analysis import COSTS, Point, StudyReport
 from balora.report.summary import Comparison, Summary
 
+GUESSING = (
+    "The untouched base's classification head was never trained, so its numbers are those of guessing, and nothing is "
+    "compared with them."
+)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -61,6 +66,8 @@ def summary_table(report: StudyReport, points: Sequence[Point] | None = None, ti
 def _summary_note(report: StudyReport, points: Sequence[Point]) -> str:
     question = report.question
     note = f"Bias is {question.bias}, quality is {question.quality}. {_brackets(points)}"
+    if report.base_guesses and any(p.role == "base" for p in points):
+        note += f" {GUESSING}"
     compared = [p for p in points if p.bias_against_full or p.bias_against_base]
     if compared:
         note += (

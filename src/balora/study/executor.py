@@ -8,7 +8,9 @@ goes into a log file beside its output folder, and never between the results on 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
+import gc
 import multiprocessing
 import os
 import signal
@@ -235,6 +237,7 @@ def _serve(connection: Connection, work: Work) -> None:
             except Exception as error:
                 run = failed(job, started, f"{type(error).__name__}: {error}")
             _tidy(log_file(job))
+            give_back_memory()
             connection.send(run)
 
 
@@ -254,6 +257,13 @@ def _print_into(path: Path) -> None:
         os.dup2(target, descriptor)
     os.close(target)
     faulthandler.enable(2)  # a crash in native code leaves its traceback there
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system, so that the next job's peak memory is its own and not its predecessor's."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _tidy(path: Path) -> None:

@@ -222,6 +222,9 @@ ODD = {  # studies in which something is not there
     "no width": study([run("lora", rank=1, bias=measurement("retained_bias", 0.1, ideal=0.0, half=0.0))]),
     "costs that are no numbers": study([run("lora", rank=1, cost=a_cost(math.nan, math.inf, -1.0))]),
     "negative values": study([run("lora", rank=r, bias=-0.1 * r) for r in (1, 2)]),
+    "all ideal": study(
+        [*anchors((0.0, 0.0), (1.0, 1.0), base=False), *line("lora", 1, (0.0, 0.0), (1.0, 1.0))]
+    ),
     "failures": study([run("lora", rank=1), failed("dora", "out of memory")], waiting=["pissa-r1-s0"]),
 }
 HOSTILE = (

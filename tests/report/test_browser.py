@@ -166,6 +166,18 @@ def test_where_bias_is_undefined_the_chart_says_why(browser: BrowserContext, tmp
     )
 
 
+def test_values_that_are_all_ideal_are_called_so_and_not_lost_in_the_axis(
+    browser: BrowserContext, tmp_path: Path
+):
+    page = Opened(browser, ODD["all ideal"], tmp_path / "report.html").page
+    assert (
+        "All values are at the ideal, 1."
+        in page.locator("section[aria-labelledby=quality] figcaption").inner_text()
+    )
+    low, high = page.evaluate("document.querySelector('#chart-1').layout.yaxis.range")
+    assert (low, high) == (0.9, 1.1)
+
+
 def test_no_label_is_obeyed(browser: BrowserContext, tmp_path: Path):
     report = Opened(browser, hostile(), tmp_path / "report.html")
     report.check()

@@ -145,17 +145,23 @@ def ideal_line(figure: go.Figure, summaries: Sequence[Summary], ideal: float | N
     )  # fmt: skip
 
 
-def cost_axis(figure: go.Figure) -> dict[str, Any]:
-    """A log axis, with ticks that are numbers a person would choose however narrow the range is."""
-    values = [float(v) for trace in figure.data for v in trace.x]
-    if not values or min(values) <= 0:
-        return {"type": "linear", "rangemode": "tozero"}
-    if max(values) / min(values) > 30:
+def cost_axis(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """The horizontal axis of a cost: all costs and their intervals, and ticks that a person would choose."""
+    found = [v for s in summaries for v in (s.mean, s.low, s.high) if v is not None]
+    low, high = min(found), max(found)
+    if low > 0 and high / low > 30:
         return {"type": "log", "dtick": 1, "tickformat": "~s"}
-    low, high = min(values), max(values)
-    around = max((high - low) * 0.1, high * 0.05)  # equal costs are shown as equal, not under a microscope
+    around = max((high - low) * 0.08, high * 0.05)  # equal costs are shown as equal, not under a microscope
     look = {"tickformat": "~s" if high >= 1e4 else ",", "nticks": 5}
     return {"type": "linear", "range": [low - around, high + around], **look}
+
+
+def around_equal(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """A range for an axis on which all values are the same; plotly's own would reach from 0 to twice the value."""
+    values = [value for s in summaries for value in s.values.values()]
+    if not values or min(values) < max(values) or any(s.over == "items" for s in summaries):
+        return {}
+    return {"range": [values[0] - 0.1 * (abs(values[0]) or 1), values[0] + 0.1 * (abs(values[0]) or 1)]}
 
 
 def scaled(summary: Summary, factor: float) -> Summary:
@@ -206,6 +212,8 @@ def direction(summaries: Sequence[Summary], ideal: float | None) -> str:
     values = [value for s in summaries for value in s.values.values()]
     if ideal is None:
         return "This number has no ideal value."
+    if all(value == ideal for value in values):
+        return f"All values are at the ideal, {ideal:g}."
     if all(value >= ideal for value in values):
         return f"Lower is better (ideal {ideal:g})."
     if all(value <= ideal for value in values):

@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 from balora.report.analysis import COSTS, Point, StudyReport
 from balora.report.draw import (
     Key,
+    around_equal,
     bar_words,
     bars,
     cost_axis,
@@ -107,6 +108,7 @@ def against_rank(report: StudyReport, quantity: str) -> Charts:
     for point, key in anchors:
         level(figure, of(point), ends, key)
     ideal_line(figure, summaries, ideal)
+    figure.update_yaxes(**around_equal(summaries))
     ticks = {"tickvals": ranks, "ticktext": [str(r) for r in ranks]} if ranks else {"showticklabels": False}
     figure.update_xaxes(
         title="adapter rank" if ranks else "no method here has a rank",
@@ -137,7 +139,7 @@ def trade_off(report: StudyReport) -> Charts:
     if not drawn:
         return Charts([], [Chart(title, vertical, "", None, "No setting has both a bias and a quality.")])
     ideal_line(figure, summaries, ideal)
-    figure.update_xaxes(title="quality")
+    figure.update_xaxes(title="quality", **around_equal([p.quality for p in report.points]))
     how = (
         f"Up and down, bias: {direction(summaries, ideal).lower()} Left and right, quality: "
         f"{direction([p.quality for p in report.points], _ideal(report, 'quality')).lower()} "
@@ -172,7 +174,13 @@ def against_cost(report: StudyReport) -> Charts:
                 hoverinfo="skip",
             )
         )
-        figure.update_xaxes(title=words, **cost_axis(figure))
+        shown = [
+            costs[p.name]
+            for _, points in keyed
+            for p in points
+            if p.name in costs and p.bias.mean is not None
+        ]
+        figure.update_xaxes(title=words, **cost_axis([s for s in shown if s.mean is not None]))
         figure.update_yaxes(rangemode="tozero")
         charts.append(Chart(f"Bias against {words}", vertical, "", framed(figure)))
     if not charts:
@@ -204,7 +212,8 @@ def by_layer(report: StudyReport, profile: str) -> Charts:
             profile_line(figure, point.layers[profile], point.name, color, strength, tag)
         if full is not None and profile in full.layers:
             profile_line(figure, full.layers[profile], "full fine-tuning", _FULL, 1.0, "")
-        figure.update_xaxes(title="layer (0 = embeddings)", tickformat="d")
+        last = max(layer for p in line for layer, _ in p.layers[profile])
+        figure.update_xaxes(title="layer (0 = embeddings)", dtick=math.ceil(max(last, 1) / 8))
         figure.update_yaxes(range=[min(0.0, -0.03 * top), top * 1.08 or 1.0])
         charts.append(Chart(label, f"{profile} (0: as the base)", "", framed(figure, height=300)))
     if not charts:

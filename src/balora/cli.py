@@ -354,6 +354,8 @@ def _run_study(
     store = Store(store_url)
     with StudyBar(quiet) as progress:
         outcome = run_study(config, store=store, restart=not resume, progress=progress)
+    if not outcome.finished and not outcome.skipped:
+        raise JobError(_failures(outcome))  # there is nothing to report
     path = report_path or Path(config.output) / "report.html"
     analysed = analyse(store.study(config.name))
     write(analysed, path, "html")

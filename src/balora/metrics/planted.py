@@ -51,8 +51,8 @@ class Planted(MetricFamily[PlantedOptions]):
     metrics = (
         MetricInfo(
             name="retained_bias",
-            definition="sum(observed * planted) / sum(planted^2) over groups and attributes, on heldout wordings: the "
-            "least-squares factor by which the model holds the planted log-odds. 1: all of the planted bias; below 0: "
+            definition="share of the planted bias that the model still holds, on heldout wordings: the least-squares factor "
+            "sum(observed * planted) / sum(planted^2) over the log-odds of groups and attributes. 1: all of it; below 0: "
             "reversed. Slice direction=k: the same along one singular direction",
             low=-math.inf,
             high=math.inf,

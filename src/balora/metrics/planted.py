@@ -51,9 +51,9 @@ class Planted(MetricFamily[PlantedOptions]):
     metrics = (
         MetricInfo(
             name="retained_bias",
-            definition="share of the planted bias that the model still holds, on heldout wordings: the least-squares factor "
-            "sum(observed * planted) / sum(planted^2) over the log-odds of groups and attributes. 1: all of it; below 0: "
-            "reversed. Slice direction=k: the same along one singular direction",
+            definition="share of the planted bias that the model still holds, on heldout wordings: the least-squares "
+            "factor sum(observed * planted) / sum(planted^2) over the log-odds of groups and attributes. 1: all of it; "
+            "below 0: reversed. Slice direction=k: the same along one singular direction",
             low=-math.inf,
             high=math.inf,
             ideal=0.0,

@@ -170,9 +170,9 @@ def _run(
     except (Interrupted, StorageError):
         raise  # no fault of the benchmark
     except BaloraError as error:
-        return done.model_copy(update={"error": str(error)})
+        return done.model_copy(update={"error": str(error), "error_code": error.exit_code})
     except Exception as error:
-        return done.model_copy(update={"error": f"{type(error).__name__}: {error}"})
+        return done.model_copy(update={"error": f"{type(error).__name__}: {error}", "error_code": 3})
 
 
 def _write_samples(samples: pd.DataFrame, folder: Path, result: AuditResult, model: str) -> Path:

@@ -146,8 +146,8 @@ def audit(
         _print_json([result.model_dump(mode="json") for result in results])
     else:
         print_tables([_audit_table(result) for result in results])
-    if any(result.error for result in results):
-        raise typer.Exit(3)
+    if codes := [result.error_code for result in results if result.error_code]:
+        raise typer.Exit(max(codes))
 
 
 @app.command()

@@ -158,6 +158,10 @@ class Recipe(Config):
         default_factory=dict,
         description="regularizer -> its options, merged over the method's preset; null drops one",
     )
+    teacher: ModelConfig | None = Field(
+        default=None,
+        description="another teacher than the untouched base, such as a classifier whose head was trained already",
+    )
     training: TrainingConfig = TrainingConfig()
     output: str = Field(description="folder for the adapter, its checkpoints and its log")
     seed: int = Field(default=0, ge=0)

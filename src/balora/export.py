@@ -38,10 +38,11 @@ def export(adapter: Path, output: Path, *, to: str = "merged", base: str | None 
         raise UsageError(f"--output: {output} exists already; choose another folder or remove it first")
     if (adapter / "adapter" / "adapter_config.json").exists():
         adapter = adapter / "adapter"
-    name = base or read_adapter(adapter)[1].base_model_name_or_path
+    config = read_adapter(adapter)[1]
+    name = base or config.base_model_name_or_path
     if not name:
         raise UsageError(f"adapter {adapter} does not name its base model; give it with --base")
-    model = ModelConfig(path=name)
+    model = ModelConfig(path=name, revision=None if base else config.revision)
     written: dict[str, Any] = {"adapter": str(adapter), "base": name, "form": to, "output": str(output)}
     if to == "merged":
         return {**written, "check": asdict(merge_adapter(model, adapter, output))}

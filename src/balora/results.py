@@ -159,6 +159,7 @@ class AuditResult(BaseModel):
     error: str | None = Field(
         default=None, description="why the benchmark failed; its measurements are then empty"
     )
+    error_code: int | None = Field(default=None, description="2: the input's fault, 3: an internal failure")
 
     def get(self, key: str) -> Measurement | None:
         """The measurement with this ``key`` (see ``Measurement.key``), or None."""

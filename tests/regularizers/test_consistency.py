@@ -14,7 +14,8 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from balora.errors import ConfigError, UsageError
-from balora.regularizers.consistency import confidence, divergence
+from balora.regularizers import RegularizerContext
+from balora.regularizers.consistency import Consistency, ConsistencyOptions, confidence, divergence
 
 LOGITS = arrays(np.float64, (3, 5), elements=st.floats(-20, 20))
 
@@ -156,3 +157,11 @@ def test_large_logits_stay_finite():
     # All mass on class 2 against all on class 1: T^2 (1e4 - (-1e4)) / T = 40,000
     assert value.item() == pytest.approx(40_000)
     assert math.isfinite(student.grad.abs().sum().item())
+
+
+def test_adaptive_weights_do_not_decay_unless_asked_to():
+    context = RegularizerContext("nlg", 7, None, 0, 16)
+    adaptive = {"min": 0.02, "max": 0.05}
+    assert Consistency(ConsistencyOptions(adaptive=adaptive), context).schedule == "constant"
+    assert Consistency(ConsistencyOptions(adaptive=adaptive, schedule="cosine"), context).schedule == "cosine"
+    assert Consistency(ConsistencyOptions(), context).schedule == "cosine"

@@ -109,6 +109,25 @@ def test_encoder_decoders_train_from_a_recipe(recipe: Make, files: Path) -> None
     assert (result.adapter_dir / "adapter_config.json").exists()
 
 
+def test_another_model_can_be_the_teacher(recipe: Make, files: Path, tmp_path: Path) -> None:
+    changes = {
+        "model": {"path": str(files / "encoder")},
+        "data": {"task": "text-classification", "train": {"path": str(files / "texts.jsonl")}},
+        "regularizers": {"consistency": {}},
+        "method": {"name": "lora"},
+    }
+    whole = train(recipe(**{**changes, "method": {"name": "full"}, "output": str(tmp_path / "trained")}))
+    teacher = {"path": str(whole.adapter_dir)}
+
+    # The untouched base agrees with the student before its first step; a model that was trained does not.
+    own = lines(train(recipe(**changes, output=str(tmp_path / "own"))).output)
+    other = lines(train(recipe(**changes, teacher=teacher, output=str(tmp_path / "other"))).output)
+    assert other[0]["loss_consistency"] > 1.5 * own[0]["loss_consistency"]
+
+    with pytest.raises(ModelError, match=r"teacher .*no weights for classifier.*would teach chance"):
+        train(recipe(**changes, teacher={"path": str(files / "encoder")}, output=str(tmp_path / "fresh")))
+
+
 def test_a_probe_term_is_refused_where_its_sentences_cannot_be_read(recipe: Make, files: Path) -> None:
     made = recipe(
         model={"path": str(files / "t5")}, regularizers={"counterfactual": {}}, method={"name": "lora"}

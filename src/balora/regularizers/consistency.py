@@ -74,8 +74,8 @@ class Consistency(TokenRegularizer):
 
     With ``adaptive`` the confidence is taken per row, not as a batch mean, so that gradient accumulation and data
     parallelism do not change the objective. ``weight`` is then ``adaptive.max`` and each row's term carries
-    ``(min + (max - min) * confidence) / max``: weight times row factor lies in [min, max] exactly, and the objective
-    multiplies by ``weight * schedule`` as for every other term.
+    ``(min + (max - min) * confidence) / max``: weight times row factor lies in [min, max] exactly. The schedule is then
+    ``constant`` unless another is asked for.
     """
 
     uses_teacher = True
@@ -98,6 +98,7 @@ class Consistency(TokenRegularizer):
         self.temperature = options.temperature or (2.0 if options.version == 2026 else 1.0)
         if options.adaptive is not None:
             self.weight = options.adaptive.max
+            self.schedule = options.schedule or "constant"  # a decay would leave [min, max]
 
     @classmethod
     def defaults(cls, form: Form, version: Version) -> Mapping[str, Any]:

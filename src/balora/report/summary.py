@@ -142,6 +142,9 @@ def compare(candidate: Summary, reference: Summary, margin: float, *, to: str) -
         )
         return Comparison("not shown", difference, None, None, margin, text)
     low, high = estimate.interval.low, estimate.interval.high
+    if low == high and difference != 0:
+        text = f"is {_apart(difference, to)}, but no seed differs from another, so chance cannot be judged"
+        return Comparison("not shown", difference, None, None, margin, text)
     return Comparison(
         _verdict(new, old, low, high, margin),
         difference,

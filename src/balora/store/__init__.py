@@ -340,5 +340,6 @@ def _audit(row: AuditRow) -> AuditResult:
         counts=Counts(**row.counts),
         notes=row.notes,
         error=row.error,
+        error_code=row.error_code,
         measurements=[Measurement(**{k: getattr(m, k) for k in names}) for m in row.measurements],
     )

@@ -107,6 +107,7 @@ class AuditRow(Base):
     counts: Mapped[dict[str, Any]]
     notes: Mapped[list[str]]
     error: Mapped[str | None] = mapped_column(Text)
+    error_code: Mapped[int | None]
     run: Mapped[RunRow] = relationship(back_populates="audits")
     measurements: Mapped[list[MeasurementRow]] = relationship(
         back_populates="audit", cascade="all, delete-orphan", order_by="MeasurementRow.id"

@@ -122,7 +122,7 @@ def _job(config: StudyConfig, fingerprints: Fingerprints, line: _Line, rank: int
     if line.role == "base":  # nothing is trained: the method and its settings do not matter
         identity = {key: identity[key] for key in ("model", "data", "seed")}
     else:
-        named += [recipe.method.options, recipe.regularizers]
+        named += [recipe.method.options, recipe.regularizers, recipe.teacher and recipe.teacher.path]
     trained = content_hash({"base": line.role == "base", "recipe": identity, "files": fingerprints.of(named)})
     options = {choice.id: choice.options for choice in config.benchmarks}
     key = content_hash(

@@ -34,7 +34,7 @@ from balora.train import checkpoint
 from balora.train.callbacks import DataOrder, LogFile, Meter, Progress, ProgressReport, StepBoundary
 from balora.train.folder import RunFolder, identifying
 from balora.train.objective import Objective
-from balora.train.setup import build_objective, resolve
+from balora.train.setup import build_objective, resolve, teacher_from
 from balora.train.signals import StopRequest, stop_on_signals
 from balora.train.trainer import TRAINER_STATE, BALoraTrainer
 
@@ -136,6 +136,11 @@ def _train(run: _Run, stop: StopRequest, progress: Progress | None) -> TrainResu
     model = load_base(recipe.model, run.kind, labels=data.labels, seed=recipe.seed)
     total_parameters = model.num_parameters()  # before the adapter moves in
     adapted = _prepare(run, model, data)
+    if recipe.teacher is not None:
+        other = recipe.teacher
+        adapted = dataclasses.replace(
+            adapted, teacher=lambda: teacher_from(other, run.kind, model, data.labels)
+        )
     objective = build_objective(
         adapted,
         run.kind,

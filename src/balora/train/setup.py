@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,13 @@ from pydantic import Field, ValidationError
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from balora.config import Config, ModelKind, PluginChoice, explain, merged
-from balora.errors import ConfigError, UsageError
+from balora.config import Config, ModelConfig, ModelKind, PluginChoice, explain, merged
+from balora.errors import ConfigError, ModelError, UsageError
 from balora.methods import Adapted, Method, MethodContext, methods
 from balora.models.head import head_of
 from balora.models.kinds import kind_of
+from balora.models.loading import load_base
+from balora.models.teacher import FrozenCopyTeacher, Teacher
 from balora.plugins import PluginOptions
 from balora.regularizers import (
     Form,
@@ -98,6 +100,26 @@ def build_objective(
             )
     terms = [regularizers.get(name).create(values, context) for name, values in options.items()]
     return Objective(kind, terms, adapted.teacher)
+
+
+def teacher_from(
+    config: ModelConfig, kind: ModelKind, student: PreTrainedModel, labels: Sequence[str] | None
+) -> Teacher:
+    """A teacher that is another model than the student's base.
+
+    Raises:
+        ModelError: it cannot be loaded, its head was never trained, or its outputs are not the student's.
+    """
+    model = load_base(config, kind, labels=labels)
+    if fresh := getattr(model, "balora_fresh_modules", []):
+        raise ModelError(
+            f"teacher {config.path!r}: its checkpoint has no weights for {', '.join(fresh)}, so it would teach chance; "
+            "give a model that was trained on this task"
+        )
+    widths = output_width(model, kind), output_width(student, kind)
+    if widths[0] != widths[1]:
+        raise ModelError(f"teacher {config.path!r}: has {widths[0]} outputs, and the student has {widths[1]}")
+    return FrozenCopyTeacher(model)
 
 
 def output_width(model: PreTrainedModel | PeftModel, kind: ModelKind) -> int:

@@ -79,7 +79,11 @@ def audit_model(
 
     if adapter is not None and base is not None:
         raise UsageError("--adapter and --base exclude each other: an adapter's base is MODEL itself")
-    _prepared(choices)  # a mistake in them is told before a large model is loaded
+    for choice, benchmark in _prepared(choices):  # a mistake is told before a large model is loaded
+        if benchmark.compares_with_base and adapter is None and base is None:
+            raise UsageError(
+                f"{choice.id} compares a model with its base, and none is named: give --adapter, or --base ORIGINAL"
+            )
     original = ModelConfig(path=base) if base else None
     subject = load_subject(ModelConfig(path=model), adapter=adapter, base=original, seed=seed)
     return audit(subject, choices, seed=seed, progress=progress, samples_dir=samples_dir)

@@ -266,7 +266,7 @@ def test_a_trained_adapter_is_saved_for_the_original_model(tmp_path: Path) -> No
     batch = tiny_batch(base, "causal")
     run = BALoraTrainer(
         base,
-        arguments(tmp_path / "run"),
+        arguments(tmp_path / "run", save_strategy="steps", save_steps=2),
         balora=BALoraConfig(rank=2),
         train_dataset=rows_of(batch),
         data_collator=collate,
@@ -275,12 +275,15 @@ def test_a_trained_adapter_is_saved_for_the_original_model(tmp_path: Path) -> No
     probe = {name: batch[name] for name in ("input_ids", "attention_mask")}
     check = run.save_adapter(tmp_path / "adapter", probe)
     assert check.passed
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    loaded = PeftModel.from_pretrained(plain, str(tmp_path / "adapter"))
-    with torch.no_grad():
-        torch.testing.assert_close(
-            loaded(**probe).logits, run.model.eval()(**probe).logits, rtol=1e-4, atol=1e-4
-        )
+    run.save_model()  # as users of Trainer do: into the output folder, beside the checkpoints that it leaves alone
+    assert checkpoints.checkpoints(tmp_path / "run")
+    for folder in (tmp_path / "adapter", tmp_path / "run"):
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        loaded = PeftModel.from_pretrained(plain, str(folder))
+        with torch.no_grad():
+            torch.testing.assert_close(
+                loaded(**probe).logits, run.model.eval()(**probe).logits, rtol=1e-4, atol=1e-4
+            )
 
     adapted = BALoraTrainer(run.model, arguments(tmp_path / "run"), objective=Objective("causal"))
     with pytest.raises(UsageError, match="only its maker knows"):

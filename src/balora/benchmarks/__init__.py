@@ -66,6 +66,7 @@ class Benchmark(Plugin, ABC, Generic[OptionsT]):
     kinds: ClassVar[frozenset[ModelKind]]
     sample_type: ClassVar[type[Sample]]
     headline: ClassVar[tuple[str, ...]]
+    compares_with_base: ClassVar[bool] = False  # says nothing of a model without an original beside it
 
     def __init__(self, options: OptionsT) -> None:
         self.options = options

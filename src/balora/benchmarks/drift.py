@@ -104,6 +104,7 @@ class Drift(Benchmark[DriftOptions]):
 
     Options = DriftOptions
     kinds = frozenset({"causal", "masked", "classifier"})
+    compares_with_base = True
     sample_type = DriftSample
     headline = ("kl", "js", "rank_change", "departure_layer")
 

@@ -68,7 +68,11 @@ class SaveCheck:
 
 
 def save_adapter(
-    adapted: AdaptedModel, output: Path, probe_inputs: Mapping[str, Any], *, base: ModelConfig | None = None
+    adapted: AdaptedModel,
+    output: Path,
+    probe_inputs: Mapping[str, Any] | None = None,
+    *,
+    base: ModelConfig | None = None,
 ) -> SaveCheck:
     """Save a trained model: a plain PEFT adapter for its original base, or a whole model after full fine-tuning.
 
@@ -77,7 +81,7 @@ def save_adapter(
     Args:
         adapted: what the method's ``prepare`` gave.
         output: the folder to write.
-        probe_inputs: a few forward arguments on which the logits are compared.
+        probe_inputs: a few forward arguments on which the logits are compared; default: two rows of random tokens.
         base: the original model; default: where ``adapted.model`` was loaded from.
 
     Raises:
@@ -87,6 +91,7 @@ def save_adapter(
     model = adapted.model
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     base = base or _origin(plain)
+    probe_inputs = _random_probe(plain) if probe_inputs is None else probe_inputs
     expected = _logits(model, probe_inputs)
     whole: PreTrainedModel | None = None
     if not isinstance(model, PeftModel):

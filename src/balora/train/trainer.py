@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from balora.errors import NonFiniteLossError, UsageError
@@ -213,12 +215,32 @@ class BALoraTrainer(BALoraMixin, Trainer):
         trainer.save_adapter("adapter", probe)  # loads on the original model with plain peft
     """
 
-    def save_adapter(self, output: str | Path, probe_inputs: Mapping[str, Tensor]) -> SaveCheck:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As ``Trainer.save_model``, with the adapter in the form that loads on the *original* base model.
+
+        A checkpoint of the trainer's own (``_internal_call``) keeps the factors as they train: it continues a run.
+        """
+        if _internal_call or self.adapted is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as part:
+            self.save_adapter(Path(part) / "adapter")
+            for file in sorted((Path(part) / "adapter").iterdir()):
+                os.replace(file, folder / file.name)  # beside checkpoints that stay
+        if isinstance(tokenizer := self.processing_class, PreTrainedTokenizerBase):
+            tokenizer.save_pretrained(folder)
+
+    def save_adapter(self, output: str | Path, probe_inputs: Mapping[str, Tensor] | None = None) -> SaveCheck:
         """Save what was trained for the *original* base model; see ``balora.models.adapters.save_adapter``.
 
         Args:
             output: a folder.
-            probe_inputs: a few forward arguments on which the saved adapter must give the trained model's logits.
+            probe_inputs: a few forward arguments on which the saved adapter must give the trained model's logits;
+                default: two rows of random tokens.
         """
         if self.adapted is None:
             raise UsageError(

@@ -56,6 +56,16 @@ def test_wrong_use_is_exit_2_and_says_what_to_do(balora, arguments, message, tmp
         ("methods: [lora]", "methods: [{method: lora, regularizers: {sdv: {}}}]", "did you mean 'svd'?"),
         ("benchmarks: [drift]", "benchmarks: [{name: drift, limt: 3}]", "did you mean 'limit'?"),
         ("bias: drift/kl", "bias: planted/kl", "question.bias"),
+        (
+            "benchmarks: [drift]",
+            "benchmarks: [{name: drift, prompts: {path: gone.jsonl}}]",
+            "benchmarks.0.prompts.path: 'gone.jsonl': no such file or folder",
+        ),
+        (
+            "benchmarks: [drift]",
+            "benchmarks: [drift, {name: counterfactual, lexicon: gone.yaml}]",
+            "benchmarks.1.lexicon: 'gone.yaml': no such file or folder",
+        ),
         ("ranks: [1]", "ranks: [0]", "rank"),
         ("seeds: [0]", "seeds: []", "seeds"),
         ("{task: text, ", "{task: txt, ", "data.task"),

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from balora.benchmarks import benchmarks
 from balora.config import (
     BenchmarkChoice,
+    DataSource,
     PluginChoice,
     Recipe,
     StudyConfig,
@@ -21,6 +22,7 @@ from balora.config import (
     explain,
     merged,
 )
+from balora.data.formats import READERS
 from balora.errors import ConfigError, unknown_name
 from balora.methods import methods
 from balora.metrics import metrics
@@ -176,9 +178,14 @@ def _check_benchmarks(config: StudyConfig) -> None:
     for number, choice in enumerate(config.benchmarks):
         where = f"benchmarks.{number}"
         try:
-            PluginChoice(name=choice.name, options=choice.options).resolve(benchmarks, where)
+            _, options = PluginChoice(name=choice.name, options=choice.options).resolve(benchmarks, where)
         except ConfigError as error:
             raise ConfigError(str(error) if where in str(error) else f"{where}: {error}") from None
+        for name, value in options:  # a missing file would be noticed only after every job has trained
+            if isinstance(value, DataSource):
+                _check_exists(f"{where}.{name}.path", value.path, suffixes=tuple(READERS))
+            elif isinstance(value, str):
+                _check_exists(f"{where}.{name}", value, suffixes=(".yaml", ".yml"))
     if twice := _twice(choice.id for choice in config.benchmarks):
         raise ConfigError(f"benchmarks: the id {twice!r} stands twice; give each an 'id' of its own")
 
@@ -221,8 +228,6 @@ def _check_recipe(config: StudyConfig) -> None:
     except ValidationError as error:
         raise ConfigError(explain(error, Recipe, prefix="recipe")) from None
     _check_exists("recipe.model.path", recipe.model.path, suffixes=())
-    from balora.data.formats import READERS
-
     _check_exists("recipe.data.train.path", recipe.data.train.path, suffixes=tuple(READERS))
 
 

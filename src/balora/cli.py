@@ -87,12 +87,16 @@ def train(
     config = load(Recipe, recipe, overrides or ())
     from balora.train import progress_bar
     from balora.train import train as run
+    from balora.train.folder import RunFolder
 
-    if quiet:
+    finished = RunFolder(Path(config.output)).result.exists()
+    if quiet or finished:
         result = run(config)
     else:
         with progress_bar(config.method.name) as progress:
             result = run(config, progress=progress)
+    if finished and not quiet:
+        print("finished earlier: nothing was trained now", file=sys.stderr)
     if format == "json":
         _print_json(result.model_dump(mode="json"))
         return

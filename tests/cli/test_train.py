@@ -61,7 +61,9 @@ def test_train_prints_its_result_as_json(
     assert Path(result["adapter_dir"]) == tmp_path / "run" / "adapter"
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
     assert balora(monkeypatch, "train", recipe, "--format", "json") == 0  # again: the stored result
-    assert json.loads(capsys.readouterr().out) == result
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == result
+    assert shown.err == "finished earlier: nothing was trained now\n"
 
 
 @pytest.mark.parametrize(
